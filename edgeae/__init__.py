@@ -1,0 +1,1 @@
+"""Train autoencoders and put them on a device."""

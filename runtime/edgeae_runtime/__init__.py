@@ -1,0 +1,1 @@
+"""Run autoencoder bundles with numpy and ONNX Runtime."""

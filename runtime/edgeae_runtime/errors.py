@@ -1,0 +1,37 @@
+"""Every error this project raises on purpose.
+
+    EdgeAEError
+    ├── InputError        an argument, array or file the caller gave cannot be used
+    ├── BundleError       a bundle cannot be read
+    │   └── IntegrityError    its bytes are not the ones that were exported
+    ├── ProviderError     the execution provider asked for cannot run here
+    └── ParityError       the outputs differ from the torch model by more than the limit
+
+Each message is one paragraph that says what was given, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class EdgeAEError(Exception):
+    """Root of the tree; catch it to catch every error raised on purpose."""
+
+
+class InputError(EdgeAEError, ValueError):
+    """An argument, array or file given by the caller cannot be used."""
+
+
+class BundleError(EdgeAEError):
+    """A bundle cannot be read: it is missing, malformed, or from another format version."""
+
+
+class IntegrityError(BundleError):
+    """A file of the bundle does not have the bytes its manifest promises."""
+
+
+class ProviderError(EdgeAEError):
+    """The execution provider asked for cannot run on this machine."""
+
+
+class ParityError(EdgeAEError):
+    """Outputs differ from the torch model's by more than the recorded limit."""
