@@ -1,1 +1,33 @@
-"""Run autoencoder bundles with numpy and ONNX Runtime."""
+"""Run an autoencoder bundle with numpy and ONNX Runtime, and prove that it computes what the torch model did."""
+
+from edgeae_runtime.autoencoder import Autoencoder
+from edgeae_runtime.bundle import Bundle, Golden, open_bundle
+from edgeae_runtime.errors import (
+    BundleError,
+    EdgeAEError,
+    InputError,
+    IntegrityError,
+    ParityError,
+    ProviderError,
+)
+from edgeae_runtime.manifest import Manifest
+from edgeae_runtime.parity import Check
+from edgeae_runtime.providers import available_providers
+from edgeae_runtime.verify import verify
+
+__all__ = [
+    "Autoencoder",
+    "Bundle",
+    "BundleError",
+    "Check",
+    "EdgeAEError",
+    "Golden",
+    "InputError",
+    "IntegrityError",
+    "Manifest",
+    "ParityError",
+    "ProviderError",
+    "available_providers",
+    "open_bundle",
+    "verify",
+]

@@ -1,0 +1,159 @@
+"""Benchmarks of one or several variants of an autoencoder, with one method and one JSON schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeae_runtime.autoencoder import Autoencoder
+from edgeae_runtime.bundle import open_bundle
+from edgeae_runtime.cold_start import bundle_command, measure
+from edgeae_runtime.errors import InputError
+from edgeae_runtime.machine import describe_machine
+from edgeae_runtime.manifest import Manifest
+from edgeae_runtime.timing import Latency, interleave
+
+SCHEMA, SCHEMA_VERSION = "edgeae-bench", 1
+
+Run = Callable[[NDArray[np.float32]], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the benchmark: what runs, on how many inputs, with how many threads."""
+
+    part: str
+    """`encoder`, `decoder` or `round-trip`."""
+    batch: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant in one case."""
+
+    variant: str
+    case: Case
+    latency: Latency
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput at the median latency."""
+        return self.case.batch / self.latency.median_us * 1e6
+
+    def as_document(self) -> dict[str, Any]:
+        """The row as JSON."""
+        return {
+            "variant": self.variant,
+            "part": self.case.part,
+            "batch": self.case.batch,
+            "threads": self.case.threads,
+            **self.latency.as_document(),
+            "images_per_second": round(self.images_per_second, 1),
+        }
+
+
+def bundle_runs(autoencoder: Autoencoder) -> dict[str, Run]:
+    """Per part, the call to time: the library's own, validation included."""
+    loaded = autoencoder.providers
+    runs: dict[str, Run] = {}
+    if "encoder" in loaded:
+        runs["encoder"] = autoencoder.encode
+    if "decoder" in loaded:
+        runs["decoder"] = autoencoder.decode
+    if len(loaded) == 2:
+        runs["round-trip"] = autoencoder.reconstruct
+    return runs
+
+
+def bench_inputs(manifest: Manifest, seed: int = 0) -> Callable[[Case], NDArray[np.float32]]:
+    """Random inputs of the right shape: the time of these graphs does not depend on the values."""
+    generator = np.random.default_rng(seed)
+
+    def inputs(case: Case) -> NDArray[np.float32]:
+        shape = (manifest.latent.dim,) if case.part == "decoder" else manifest.image_shape
+        return generator.random((case.batch, *shape), dtype=np.float32)
+
+    return inputs
+
+
+def time_case(
+    case: Case,
+    runs: Mapping[str, Run],
+    inputs: NDArray[np.float32],
+    *,
+    rounds: int = 9,
+    seconds_per_turn: float = 0.05,
+) -> list[Row]:
+    """Time the variants of one case against each other, interleaved."""
+    calls = {name: _bind(run, inputs) for name, run in runs.items()}
+    latencies = interleave(calls, rounds=rounds, seconds_per_turn=seconds_per_turn)
+    return [Row(name, case, latencies[name]) for name in runs]
+
+
+def bench_bundle(
+    path: str | Path,
+    *,
+    parts: Sequence[str] | None = None,
+    batches: Sequence[int] = (1, 64),
+    threads: Sequence[int] = (1,),
+    provider: str = "cpu",
+    on_case: Callable[[Case], None] | None = None,
+) -> dict[str, Any]:
+    """Time a bundle alone: steady latency per case, and the start-up of each part in fresh processes.
+
+    Returns:
+        A document of schema `edgeae-bench`.
+
+    Raises:
+        InputError: a part the bundle lacks, or a batch or thread count below 1.
+    """
+    bundle = open_bundle(path)
+    inputs = bench_inputs(bundle.manifest)
+    rows: list[Row] = []
+    for count in threads:
+        runs = bundle_runs(Autoencoder.from_bundle(bundle, provider, threads=count, spinning=True))
+        for case in cases(parts or list(runs), batches, [count]):
+            if case.part not in runs:
+                raise InputError(f"The bundle has no {case.part} to time; it has {', '.join(runs)}.")
+            if on_case:
+                on_case(case)
+            rows += time_case(case, {"bundle": runs[case.part]}, inputs(case))
+    starts = [
+        {"variant": "bundle", "part": part, **measure(bundle_command(path, part, provider))}
+        for part in bundle.manifest.parts
+    ]
+    return document(rows, starts)
+
+
+def cases(parts: Sequence[str], batches: Sequence[int], threads: Sequence[int]) -> list[Case]:
+    """Every combination.
+
+    Raises:
+        InputError: a batch or a thread count below 1.
+    """
+    for name, numbers in (("batch", batches), ("thread count", threads)):
+        if not numbers or min(numbers) < 1:
+            raise InputError(f"Got {name}s {list(numbers)}, expected whole numbers from 1, such as 1,64.")
+    return [Case(part, batch, count) for count in threads for part in parts for batch in batches]
+
+
+def document(rows: Sequence[Row], starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The versioned JSON of a benchmark."""
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "machine": describe_machine(),
+        "method": "interleaved rounds in random order, warm-up apart, medians of round medians; spinning on",
+        "rows": [row.as_document() for row in rows],
+        "cold_start": [dict(start) for start in starts],
+    }
+
+
+def _bind(run: Run, inputs: NDArray[np.float32]) -> Callable[[], object]:
+    return lambda: run(inputs)

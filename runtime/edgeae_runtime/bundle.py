@@ -1,0 +1,142 @@
+"""Reading a bundle: hashes first, bounded sizes, nothing outside the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeae_runtime.errors import BundleError, IntegrityError
+from edgeae_runtime.manifest import (
+    MANIFEST_FILE,
+    MAX_MANIFEST_BYTES,
+    FileRecord,
+    Manifest,
+    parse_manifest,
+)
+
+GOLDEN_ARRAYS = ("image", "latent", "decoded")
+MAX_GOLDEN_BYTES = 256 << 20  # decompressed; a few images of any size a small model takes
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A few inputs with the torch model's outputs, so that a device without torch can prove parity."""
+
+    image: NDArray[np.float32]
+    """Encoder input, [n, channels, height, width] in [0, 1]."""
+    latent: NDArray[np.float32]
+    """The torch encoder's output for `image`, [n, latent_dim]; the decoder's input."""
+    decoded: NDArray[np.float32]
+    """The torch decoder's output for `latent`, [n, channels, height, width] in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: the manifest was read and validated, the other files are read when asked for."""
+
+    path: Path
+    manifest: Manifest
+
+    def read(self, record: FileRecord) -> bytes:
+        """The bytes of one file, after its size and SHA-256 were found to be the recorded ones.
+
+        Raises:
+            BundleError: the file is missing, is not a regular file, or cannot be read.
+            IntegrityError: its bytes are not those that were exported.
+        """
+        path = self.path / record.file
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(
+                f"The bundle {self.path} has no regular file {record.file}, which its manifest names. "
+                "Copy the whole folder again, or export it again."
+            )
+        raw = _read_bounded(path, record.bytes)
+        if len(raw) != record.bytes or hashlib.sha256(raw).hexdigest() != record.sha256:
+            raise IntegrityError(
+                f"{path} is not the file that was exported: it has "
+                f"{'other bytes' if len(raw) == record.bytes else 'another size'} than the manifest records "
+                f"({record.bytes} bytes, SHA-256 {record.sha256[:12]}…). "
+                "It was damaged or changed on the way: copy the bundle again, or export it again."
+            )
+        return raw
+
+    def read_part(self, name: str) -> bytes:
+        """The checked ONNX bytes of `"encoder"` or `"decoder"`."""
+        return self.read(self.manifest.parts[name].record)
+
+    def read_golden(self) -> Golden:
+        """The golden vectors.
+
+        Raises:
+            BundleError: they are missing or do not fit the manifest's shapes.
+            IntegrityError: they are not those that were exported.
+        """
+        raw = self.read(self.manifest.golden)
+        arrays = {name: _golden_array(raw, name) for name in GOLDEN_ARRAYS}
+        golden = Golden(**arrays)
+        shape, dim, count = self.manifest.image_shape, self.manifest.latent.dim, len(golden.image)
+        shapes = [golden.image.shape, golden.latent.shape, golden.decoded.shape]
+        if count == 0 or shapes != [(count, *shape), (count, dim), (count, *shape)]:
+            raise BundleError(
+                f"The golden vectors of {self.path} have shapes {shapes}, expected images of {shape} and latents "
+                f"of ({dim},), the same number of each. Export the bundle again."
+            )
+        return golden
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open the bundle in the folder `path` and validate its manifest.
+
+    Raises:
+        BundleError: there is no such folder, it holds no manifest, or the manifest is not valid.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise BundleError(
+            f"There is no bundle at {folder}. Make one with `edgeae export`, or give the folder of another."
+        )
+    if not folder.is_dir():
+        raise BundleError(
+            f"{folder} is a file, expected a bundle: the folder that `edgeae export` writes, "
+            f"with {MANIFEST_FILE} and the ONNX graphs in it."
+        )
+    manifest = folder / MANIFEST_FILE
+    if manifest.is_symlink() or not manifest.is_file():
+        raise BundleError(
+            f"The folder {folder} holds no {MANIFEST_FILE}, so it is not a bundle. "
+            "Give the folder that `edgeae export` wrote."
+        )
+    raw = _read_bounded(manifest, MAX_MANIFEST_BYTES)
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{manifest} is larger than {MAX_MANIFEST_BYTES} bytes, so it is no manifest of a bundle.")
+    return Bundle(folder, parse_manifest(raw))
+
+
+def _read_bounded(path: Path, limit: int) -> bytes:
+    """At most `limit + 1` bytes: enough to see that a file is too long, never more than was promised."""
+    try:
+        with path.open("rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}. Check the folder's permissions.") from error
+
+
+def _golden_array(raw: bytes, name: str) -> NDArray[np.float32]:
+    """One float32 array of the .npz, refused before decompression when it would be too large."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            if archive.getinfo(f"{name}.npy").file_size > MAX_GOLDEN_BYTES:
+                raise BundleError(f"The golden array {name!r} is larger than {MAX_GOLDEN_BYTES} bytes: refused.")
+        with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
+            array = np.asarray(arrays[name])
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"The golden vectors hold no readable array {name!r} ({error}). Export again.") from error
+    if array.dtype != np.float32 or not np.isfinite(array).all():
+        raise BundleError(f"The golden array {name!r} is not finite float32. Export the bundle again.")
+    return array

@@ -1,0 +1,170 @@
+"""What the commands do, shared by `edgeae-runtime` and `edgeae`: files in, files out, and one line to print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeae_runtime import parity
+from edgeae_runtime.autoencoder import Autoencoder
+from edgeae_runtime.bench import Case, bench_bundle
+from edgeae_runtime.errors import InputError
+from edgeae_runtime.images import check_output, read_array, read_images, write_atomically, write_output
+from edgeae_runtime.parity import Check
+from edgeae_runtime.verify import verify as verify_bundle
+
+BENCH_PARTS = ("encoder", "decoder", "round-trip")
+CONVERSIONS = {
+    "encode": "Turn images (.npy, .npz, a picture or a folder of pictures) into latents.",
+    "decode": "Turn latents (.npy or .npz) into images.",
+    "reconstruct": "Encode images and decode them again.",
+}
+
+
+def encode(bundle: str, source: str, out: str, provider: str) -> str:
+    """Images in a file or folder -> latents in `out`."""
+    check_output(out, images=False)
+    autoencoder = Autoencoder.load(bundle, provider, parts=("encoder",))
+    latents = np.atleast_2d(autoencoder.encode(read_images(source, autoencoder.manifest)))
+    write_output(out, latents, images=False)
+    return f"Wrote {len(latents)} latents to {out}\nNext: decode them on any machine: decode {out} --out images.png"
+
+
+def decode(bundle: str, source: str, out: str, provider: str) -> str:
+    """Latents in a file -> images in `out`."""
+    check_output(out, images=True)
+    images = Autoencoder.load(bundle, provider, parts=("decoder",)).decode(np.atleast_2d(read_array(source)))
+    write_output(out, images, images=True)
+    return f"Wrote {len(images)} images to {out}"
+
+
+def reconstruct(bundle: str, source: str, out: str, provider: str) -> str:
+    """Images in a file or folder -> their reconstructions in `out`, with the error made."""
+    check_output(out, images=True)
+    autoencoder = Autoencoder.load(bundle, provider)
+    images = read_images(source, autoencoder.manifest)
+    reconstructions = autoencoder.reconstruct(images)
+    write_output(out, reconstructions.reshape(-1, *autoencoder.manifest.image_shape), images=True)
+    scale = autoencoder.manifest.preprocessing.scale if images.dtype == np.uint8 else 1.0
+    error = parity.mse(images.reshape(reconstructions.shape) * scale, reconstructions)
+    return f"Wrote {len(reconstructions)} reconstructions to {out}; mean squared error {error:.5f}"
+
+
+def sample(bundle: str, count: int, seed: int | None, out: str, provider: str) -> str:
+    """Random latents -> new images in `out`."""
+    check_output(out, images=True)
+    images = Autoencoder.load(bundle, provider, parts=("decoder",)).sample(count, seed)
+    write_output(out, images, images=True)
+    return f"Wrote {len(images)} new images to {out}"
+
+
+def interpolate(bundle: str, start: str, end: str, steps: int, out: str, provider: str) -> str:
+    """The straight line between two images, or two latents, -> images in `out`."""
+    check_output(out, images=True)
+    autoencoder = Autoencoder.load(bundle, provider)
+    ends = [_one(read_images(path, autoencoder.manifest), path, autoencoder) for path in (start, end)]
+    images = autoencoder.interpolate(ends[0], ends[1], steps)
+    write_output(out, images, images=True)
+    return f"Wrote {len(images)} images to {out}"
+
+
+def verify(bundle: str, provider: str) -> list[Check]:
+    """The golden vectors' checks."""
+    return verify_bundle(bundle, provider)
+
+
+def require_parity(checks: list[Check]) -> None:
+    """Raise ParityError unless all passed."""
+    parity.require(
+        checks,
+        "This machine does not compute what the torch model did: update ONNX Runtime, try another provider, or "
+        "export for this machine.",
+    )
+
+
+def check_lines(checks: Sequence[Check]) -> list[str]:
+    """One line per check: tick or cross, measured, limit, place of the worst element."""
+    width = max(len(check.what) for check in checks)
+    return [
+        f"{'✓' if check.passed else '✗'} {check.what:<{width}}  {figure(check.metric, check.measured):>12}"
+        f"  limit {figure(check.metric, check.limit):>10}  {check.where}"
+        for check in checks
+    ]
+
+
+def figure(metric: str, value: float) -> str:
+    """A figure with its unit."""
+    if metric == "psnr_db":
+        return f"{value:.1f} dB"
+    return f"{100 * value:+.3f} %" if metric == "error_rise" else f"{value:.2e}"
+
+
+def verify_document(checks: Sequence[Check]) -> dict[str, Any]:
+    """The versioned JSON of a verification."""
+    return {
+        "schema": "edgeae-verify",
+        "schema_version": 1,
+        "passed": all(check.passed for check in checks),
+        "checks": [check.as_document() for check in checks],
+    }
+
+
+def bench(
+    bundle: str,
+    parts: Sequence[str] | None,
+    batches: Sequence[int],
+    threads: Sequence[int],
+    provider: str,
+    on_case: Callable[[Case], None],
+) -> dict[str, Any]:
+    """Time a bundle on this machine."""
+    return bench_bundle(bundle, parts=parts, batches=batches, threads=threads, provider=provider, on_case=on_case)
+
+
+def bench_lines(report: dict[str, Any]) -> list[str]:
+    """The benchmark as plain text."""
+    machine = report["machine"]
+    lines = [f"{machine['processor']}, {machine['cores']} cores, ONNX Runtime {machine['onnxruntime']}", ""]
+    lines.append(f"{'part':<11}{'batch':>6}{'threads':>9}{'median':>11}{'p90':>11}{'p99':>11}{'images/s':>11}")
+    lines += [
+        f"{row['part']:<11}{row['batch']:>6}{row['threads']:>9}"
+        + "".join(f"{row[key] / 1e3:>8.3f} ms" for key in ("median_us", "p90_us", "p99_us"))
+        + f"{row['images_per_second']:>11,.0f}"
+        for row in report["rows"]
+    ]
+    lines += [
+        f"{start['part']}: first output {start['total_ms']:.0f} ms after process start "
+        f"(load {start['load_ms']:.1f} ms, first call {start['first_call_ms']:.2f} ms), "
+        f"{start['peak_memory_mib']:.0f} MiB resident"
+        for start in report["cold_start"]
+    ]
+    return lines
+
+
+def numbers(text: str) -> list[int]:
+    """Parse `1,64`."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,64") from None
+
+
+def write_json(path: str | Path, report: dict[str, Any]) -> None:
+    """Write a report, atomically."""
+    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _one(values: NDArray[Any], path: str, autoencoder: Autoencoder) -> NDArray[Any]:
+    """A file's only image or latent, without its batch axis."""
+    if values.ndim in (2, 4) and len(values) == 1:
+        values = values[0]
+    if values.ndim in (1, 3) or values.shape == autoencoder.manifest.image_shape[1:]:
+        return values
+    raise InputError(f"{path} holds an array of shape {list(values.shape)}, expected one image or one latent.")

@@ -1,0 +1,77 @@
+"""What machine this is: the words that belong beside every timing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+_TELLING_FLAGS = (
+    "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16",
+    "asimd", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+"""The instruction sets that ONNX Runtime's and torch's kernels choose by."""
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, usable cores, memory and versions, as JSON."""
+    model, flags = _processor()
+    return {
+        "processor": model or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "instruction_sets": [flag for flag in _TELLING_FLAGS if flag in flags],
+        "cores": usable_cores(),
+        "memory_gib": _memory_gib(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "onnxruntime": ort.__version__,
+    }
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, by its affinity mask where the system has one."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory_mib() -> float | None:
+    """The most memory this process ever had resident, in MiB; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.exists():  # per address space; getrusage would also count what the parent had before exec
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if platform.system() == "Darwin" else 1 << 10)
+
+
+def _processor() -> tuple[str, set[str]]:
+    """Name and flags from /proc/cpuinfo, whose keys differ between x86 and ARM."""
+    name, flags = "", set[str]()
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return name, flags
+    for line in cpuinfo.read_text(errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model") and not name:
+            name = value.strip()
+        elif key.strip() in ("flags", "Features") and not flags:
+            flags = set(value.split())
+    return name, flags
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1)
+    except (AttributeError, ValueError, OSError):
+        return None

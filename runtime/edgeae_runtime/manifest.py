@@ -1,0 +1,343 @@
+"""The manifest of a bundle: what `manifest.json` says, checked once, as frozen dataclasses.
+
+A bundle is a folder that holds `encoder.onnx` and `decoder.onnx` (either may be left out), `manifest.json`,
+`golden.npz` and a model card, `README.md`. The manifest is the only file that is trusted by its place; every
+other file is trusted by the SHA-256 that the manifest records for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from edgeae_runtime.errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_MODEL_BYTES = 1 << 31  # protobuf's own limit: a larger single-file ONNX graph cannot exist
+PARTS = ("encoder", "decoder")
+PRECISIONS = ("float32", "int8")
+
+Document = dict[str, Any]  # one JSON object
+_T = TypeVar("_T")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of the bundle as it was exported."""
+
+    file: str
+    """Name inside the bundle's folder, without any path."""
+    sha256: str
+    """64 lower-case hexadecimal digits."""
+    bytes: int
+    """Size of the file."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a graph."""
+
+    name: str
+    dtype: str
+    """A numpy dtype name, `float32`."""
+    shape: tuple[int | None, ...]
+    """`None` stands for the batch, which may be any size from 1."""
+    range: tuple[float, float] | None
+    """Closed interval of the values: enforced on inputs, observed on outputs; `None` for any finite value."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that carries weights, and the precision it was exported in."""
+
+    name: str
+    op: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """The encoder or the decoder."""
+
+    record: FileRecord
+    precision: str
+    """`float32`, or `int8` when at least one layer runs in 8 bits."""
+    opset: int
+    ir_version: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layers: tuple[Layer, ...]
+
+    @property
+    def input(self) -> TensorSpec:
+        """The graph's only input."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> TensorSpec:
+        """The graph's first output."""
+        return self.outputs[0]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the encoder's input; applied in the order of the fields."""
+
+    source_size: tuple[int, int] | None
+    """Height and width of the training pictures before padding; `None` when they were not padded."""
+    pad: tuple[int, int, int, int]
+    """Zero pixels added at the top, bottom, left and right."""
+    scale: float
+    """Factor from 8-bit pixels to the input's range, 1/255."""
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """Where the training images lie in the latent space."""
+
+    dim: int
+    prior: str | None
+    """`"normal"` for a variational autoencoder, `None` for a plain one, which has no prior."""
+    low: tuple[float, ...] | None
+    """Per coordinate, the 1st percentile over real images; `None` when none were seen at export."""
+    high: tuple[float, ...] | None
+    """Per coordinate, the 99th percentile."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a runtime has to know about a bundle."""
+
+    parts: Mapping[str, Part]
+    golden: FileRecord
+    preprocessing: Preprocessing
+    latent: LatentSpace
+    golden_limits: Mapping[str, Mapping[str, float]]
+    """Per output (`latent`, `image`, `reconstruction`): the metric's name and its limit on the golden vectors."""
+    document: Document = field(repr=False)
+    """The whole JSON document, for what only people read: parity figures, recipe, tool versions."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        spec = self.parts["encoder"].input if "encoder" in self.parts else self.parts["decoder"].output
+        channels, height, width = (int(n) for n in spec.shape[1:] if n is not None)
+        return channels, height, width
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """Read and validate `manifest.json`.
+
+    Raises:
+        BundleError: it is not JSON, is of another format version, or a field is missing or of a wrong kind.
+    """
+    try:
+        document = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(f"is not valid JSON ({error})") from error
+    root = _typed(document, dict, "the document")
+    version = _entry(root, "format_version", int, "the document")
+    if version != FORMAT_VERSION:
+        remedy = "update edgeae-runtime" if version > FORMAT_VERSION else "export the bundle again"
+        raise BundleError(
+            f"This bundle has format version {version}; this edgeae-runtime reads version {FORMAT_VERSION}. "
+            f"To use it, {remedy}."
+        )
+    parts = {
+        name: _part(_typed(value, dict, f"parts.{name}"), f"parts.{name}")
+        for name, value in _entry(root, "parts", dict, "the document").items()
+        if _one_of(name, PARTS, "parts")
+    }
+    if not parts:
+        raise _damaged("names neither an encoder nor a decoder under 'parts'")
+    manifest = Manifest(
+        parts=parts,
+        golden=_file_record(_entry(root, "golden", dict, "the document"), "golden"),
+        preprocessing=_preprocessing(_entry(root, "preprocessing", dict, "the document")),
+        latent=_latent(_entry(root, "latent", dict, "the document")),
+        golden_limits=_golden_limits(_entry(root, "golden", dict, "the document")),
+        document=root,
+    )
+    _check_agreement(manifest)
+    return manifest
+
+
+def _part(value: Document, where: str) -> Part:
+    layers = tuple(
+        Layer(
+            name=_entry(layer, "name", str, f"{where}.layers"),
+            op=_entry(layer, "op", str, f"{where}.layers"),
+            precision=_one_of(_entry(layer, "precision", str, f"{where}.layers"), PRECISIONS, f"{where}.layers"),
+        )
+        for layer in _objects(value, "layers", where)
+    )
+    inputs = tuple(_tensor(spec, f"{where}.inputs") for spec in _objects(value, "inputs", where))
+    outputs = tuple(_tensor(spec, f"{where}.outputs") for spec in _objects(value, "outputs", where))
+    if len(inputs) != 1 or not outputs:
+        raise _damaged(f"gives {where} {len(inputs)} inputs and {len(outputs)} outputs, expected one and at least one")
+    return Part(
+        record=_file_record(value, where),
+        precision=_one_of(_entry(value, "precision", str, where), PRECISIONS, f"{where}.precision"),
+        opset=_entry(value, "opset", int, where),
+        ir_version=_entry(value, "ir_version", int, where),
+        inputs=inputs,
+        outputs=outputs,
+        layers=layers,
+    )
+
+
+def _file_record(value: Document, where: str) -> FileRecord:
+    record = FileRecord(
+        file=_entry(value, "file", str, where),
+        sha256=_entry(value, "sha256", str, where),
+        bytes=_entry(value, "bytes", int, where),
+    )
+    if not _FILE_NAME.fullmatch(record.file):
+        raise _damaged(f"has {where}.file = {record.file!r}, expected a plain file name inside the bundle")
+    if not _SHA256.fullmatch(record.sha256):
+        raise _damaged(f"has {where}.sha256 = {record.sha256!r}, expected 64 hexadecimal digits")
+    if not 0 < record.bytes < MAX_MODEL_BYTES:
+        raise _damaged(f"has {where}.bytes = {record.bytes}, expected 1 to {MAX_MODEL_BYTES - 1}")
+    return record
+
+
+def _tensor(value: Document, where: str) -> TensorSpec:
+    name = _entry(value, "name", str, where)
+    where = f"{where} {name!r}"
+    dtype = _one_of(_entry(value, "dtype", str, where), ("float32",), f"{where}.dtype")
+    shape = _entry(value, "shape", list, where)
+    if len(shape) < 2 or shape[0] != "batch" or not all(_is_int(n) and n > 0 for n in shape[1:]):
+        raise _damaged(f"has {where}.shape = {shape!r}, expected ['batch', then whole numbers from 1]")
+    limits = value.get("range")
+    return TensorSpec(name, dtype, (None, *shape[1:]), None if limits is None else _interval(limits, f"{where}.range"))
+
+
+def _preprocessing(value: Document) -> Preprocessing:
+    where = "preprocessing"
+    size, pad = value.get("source_size"), _entry(value, "pad", list, where)
+    if len(pad) != 4 or not all(_is_int(n) and n >= 0 for n in pad):
+        raise _damaged(f"has {where}.pad = {pad!r}, expected four whole numbers from 0")
+    if size is not None and (
+        not isinstance(size, list) or len(size) != 2 or not all(_is_int(n) and n > 0 for n in size)
+    ):
+        raise _damaged(f"has {where}.source_size = {size!r}, expected [height, width] or null")
+    return Preprocessing(
+        source_size=None if size is None else (size[0], size[1]),
+        pad=(pad[0], pad[1], pad[2], pad[3]),
+        scale=float(_number(value.get("scale"), f"{where}.scale")),
+    )
+
+
+def _latent(value: Document) -> LatentSpace:
+    prior = value.get("prior")
+    return LatentSpace(
+        dim=_entry(value, "dim", int, "latent"),
+        prior=None if prior is None else _one_of(_typed(prior, str, "latent.prior"), ("normal",), "latent.prior"),
+        low=_numbers(value.get("low"), "latent.low"),
+        high=_numbers(value.get("high"), "latent.high"),
+    )
+
+
+def _golden_limits(value: Document) -> dict[str, dict[str, float]]:
+    limits: dict[str, dict[str, float]] = {}
+    for output, metrics in _entry(value, "limits", dict, "golden").items():
+        where = f"golden.limits.{output}"
+        _one_of(output, ("latent", "image", "reconstruction"), "golden.limits")
+        limits[output] = {
+            _one_of(metric, ("max_abs", "psnr_db"), where): float(_number(limit, f"{where}.{metric}"))
+            for metric, limit in _typed(metrics, dict, where).items()
+        }
+        if not limits[output]:
+            raise _damaged(f"gives {where} no limit, so nothing could be verified")
+    return limits
+
+
+def _check_agreement(manifest: Manifest) -> None:
+    """The parts, the latent space and the limits must describe one autoencoder."""
+    dim, parts = manifest.latent.dim, manifest.parts
+    latents = {
+        "encoder": lambda part: part.output,
+        "decoder": lambda part: part.input,
+    }
+    for name, part in parts.items():
+        latent, image = latents[name](part), part.input if name == "encoder" else part.output
+        if latent.shape != (None, dim) or len(image.shape) != 4:
+            raise _damaged(
+                f"gives the {name} shapes {part.input.shape} -> {part.output.shape}, "
+                f"expected images of four axes and latents of (None, {dim})"
+            )
+    if len(parts) == 2 and parts["encoder"].input.shape != parts["decoder"].output.shape:
+        raise _damaged("gives the encoder and the decoder different image shapes")
+    for bound in (manifest.latent.low, manifest.latent.high):
+        if bound is not None and len(bound) != dim:
+            raise _damaged(f"bounds {len(bound)} latent coordinates, expected {dim}")
+    expected = {"encoder": "latent", "decoder": "image"}
+    missing = [expected[name] for name in parts if expected[name] not in manifest.golden_limits]
+    if missing:
+        raise _damaged(f"has no golden.limits for {', '.join(missing)}")
+
+
+# Small typed getters: each names the place and what was expected there.
+
+
+def _damaged(problem: str) -> BundleError:
+    return BundleError(
+        f"The bundle's {MANIFEST_FILE} {problem}. The bundle is damaged or was not made by edgeae: export it again."
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number JSON knows")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _typed(value: object, kind: type[_T], where: str) -> _T:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise _damaged(f"has {type(value).__name__} for {where}, expected {kind.__name__}")
+    return value
+
+
+def _entry(value: Document, key: str, kind: type[_T], where: str) -> _T:
+    if key not in value:
+        raise _damaged(f"lacks {key!r} in {where}")
+    return _typed(value[key], kind, f"{where}.{key}")
+
+
+def _objects(value: Document, key: str, where: str) -> list[Document]:
+    return [_typed(item, dict, f"{where}.{key}") for item in _entry(value, key, list, where)]
+
+
+def _one_of(value: str, choices: tuple[str, ...], where: str) -> str:
+    if value not in choices:
+        raise _damaged(f"has {value!r} in {where}, expected {' or '.join(choices)}")
+    return value
+
+
+def _number(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _damaged(f"has {value!r} for {where}, expected a finite number")
+    return value
+
+
+def _numbers(value: object, where: str) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    return tuple(float(_number(item, where)) for item in _typed(value, list, where))
+
+
+def _interval(value: object, where: str) -> tuple[float, float]:
+    numbers = _numbers(value, where) or ()
+    if len(numbers) != 2 or numbers[0] > numbers[1]:
+        raise _damaged(f"has {value!r} for {where}, expected [low, high]")
+    return numbers[0], numbers[1]

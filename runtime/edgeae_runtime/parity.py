@@ -1,0 +1,133 @@
+"""How far outputs are from the torch model's, and whether that is within a limit.
+
+Used twice with the same words: at export, against torch itself, and on a device, against the golden vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeae_runtime.errors import ParityError
+
+BATCH_SIZES = (1, 2, 3, 7)
+"""Batches that parity is checked with: a frozen batch axis, or one that is only ever a power of two, shows here."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measured figure with its limit."""
+
+    what: str
+    """What was compared, as `decoder image, batch 7`."""
+    metric: str
+    """`max_abs` (largest absolute difference), `psnr_db`, or `error_rise` (relative)."""
+    measured: float
+    limit: float
+    where: str = ""
+    """The place of the worst element."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure keeps its limit; never true for NaN."""
+        if self.metric == "psnr_db":
+            return self.measured >= self.limit
+        return self.measured <= self.limit
+
+    def as_document(self) -> dict[str, Any]:
+        """The check as JSON; an infinite PSNR (no difference at all) becomes null."""
+        return {
+            "what": self.what,
+            "metric": self.metric,
+            "measured": self.measured if math.isfinite(self.measured) else None,
+            "limit": self.limit,
+            "passed": self.passed,
+            "where": self.where,
+        }
+
+
+def require(checks: list[Check], advice: str) -> None:
+    """Raise unless every check passed.
+
+    Raises:
+        ParityError: naming the first failed check and how many failed.
+    """
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        first = failed[0]
+        raise ParityError(
+            f"Parity failed for {len(failed)} of {len(checks)} checks; the first: {first.what}, {first.metric} "
+            f"{first.measured:.4g}, limit {first.limit:.4g}{', ' + first.where if first.where else ''}. {advice}"
+        )
+
+
+def compare(
+    what: str,
+    reference: NDArray[np.float32],
+    measured: NDArray[np.float32],
+    metric: str,
+    limit: float,
+    peak: float,
+) -> Check:
+    """Compare two arrays of one shape by `max_abs` or `psnr_db`.
+
+    Args:
+        what: the check's name.
+        reference: the torch model's output.
+        measured: the output under test.
+        metric: `"max_abs"` or `"psnr_db"`.
+        limit: the largest difference, or the smallest PSNR, that passes.
+        peak: the width of the values' range, for the PSNR: 1 for images in [0, 1].
+    """
+    place = worst_element(reference, measured)
+    figure = max_abs(reference, measured) if metric == "max_abs" else psnr(reference, measured, peak)
+    return Check(what, metric, figure, limit, place)
+
+
+def in_batches(
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]], inputs: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Run the inputs in batches of 1, 2, 3, 7, 1, … and join the outputs: every row in its place."""
+    outputs, start, turn = [], 0, 0
+    while start < len(inputs):
+        size = BATCH_SIZES[turn % len(BATCH_SIZES)]
+        outputs.append(run(inputs[start : start + size]))
+        start, turn = start + size, turn + 1
+    return np.concatenate(outputs)
+
+
+def max_abs(reference: NDArray[Any], measured: NDArray[Any]) -> float:
+    """Largest absolute difference; NaN where either holds NaN, infinite where the shapes differ."""
+    if reference.shape != measured.shape:
+        return math.inf
+    return float(np.max(np.abs(reference.astype(np.float64) - measured)))
+
+
+def mse(reference: NDArray[Any], measured: NDArray[Any]) -> float:
+    """Mean squared error, computed in float64; infinite where the shapes differ."""
+    if reference.shape != measured.shape:
+        return math.inf
+    return float(np.mean(np.square(reference.astype(np.float64) - measured)))
+
+
+def psnr(reference: NDArray[Any], measured: NDArray[Any], peak: float = 1.0) -> float:
+    """Peak signal-to-noise ratio in dB, `10 log10(peak² / mse)`; infinite for equal arrays, NaN passes through."""
+    error = mse(reference, measured)
+    if error == 0:
+        return math.inf
+    return 10 * math.log10(peak * peak / error) if math.isfinite(error) else -math.inf if error > 0 else math.nan
+
+
+def worst_element(reference: NDArray[Any], measured: NDArray[Any]) -> str:
+    """Where the two differ most, with both values."""
+    if reference.shape != measured.shape:
+        return f"shape {list(measured.shape)} instead of {list(reference.shape)}"
+    difference = np.abs(reference.astype(np.float64) - measured)
+    index = np.unravel_index(int(np.argmax(difference)), difference.shape)
+    place = ", ".join(str(int(i)) for i in index)
+    return f"at [{place}]: {float(measured[index]):.6g} for {float(reference[index]):.6g}"

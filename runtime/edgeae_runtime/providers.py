@@ -1,0 +1,97 @@
+"""Execution providers: from a short name to a session that really runs on it, or a clear refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnxruntime as ort
+
+from edgeae_runtime.errors import BundleError, InputError, ProviderError
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "directml": "DmlExecutionProvider",
+}
+AUTO_ORDER = ("cuda", "directml", "cpu")
+"""What `"auto"` tries, in order: a GPU first, for it serves large batches best; the CPU always runs."""
+
+INSTALL = {name: f"pip install 'edgeae-runtime[{name}]'" for name in PROVIDERS}
+
+
+def available_providers() -> tuple[str, ...]:
+    """Short names of the providers that the installed flavour of ONNX Runtime was built with."""
+    built_in = ort.get_available_providers()
+    return tuple(name for name, full_name in PROVIDERS.items() if full_name in built_in)
+
+
+def candidates(provider: str) -> tuple[str, ...]:
+    """The providers to try for a name: itself, or for `"auto"` those available, in `AUTO_ORDER`.
+
+    Raises:
+        ProviderError: the name is unknown, or the installed flavour was built without it.
+    """
+    available = available_providers()
+    if provider == "auto":
+        return tuple(name for name in AUTO_ORDER if name in available)
+    if provider not in PROVIDERS:
+        raise ProviderError(
+            f"There is no provider named {provider!r}. Known here: {', '.join(PROVIDERS)}, and auto; "
+            f"available on this machine: {', '.join(available)}."
+        )
+    if provider not in available:
+        raise ProviderError(
+            f"The provider {provider!r} is not in the installed ONNX Runtime {ort.__version__}, which offers "
+            f"{', '.join(available)}. Install its flavour in an environment of its own: {INSTALL[provider]}."
+        )
+    return (provider,)
+
+
+def create_session(
+    model: bytes, provider: str, *, threads: int, spinning: bool, graph_optimization: bool = True
+) -> ort.InferenceSession:
+    """A session for `model` on one provider, never silently on another.
+
+    Args:
+        model: a whole ONNX file; no path is given, so ONNX Runtime can open no other file.
+        provider: a short name from `PROVIDERS`.
+        threads: intra-op threads, from 1.
+        spinning: whether idle worker threads burn CPU time to answer sooner; right for benchmarks only.
+        graph_optimization: whether ONNX Runtime may rewrite the graph for this machine.
+
+    Raises:
+        ProviderError: the provider is there but cannot start.
+        BundleError: ONNX Runtime does not accept the graph.
+    """
+    if threads < 1:
+        raise InputError(f"Got {threads} threads, expected a whole number from 1.")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # what matters is raised; warnings would only alarm
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    if not graph_optimization:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if provider == "directml":
+        options.enable_mem_pattern = False  # DirectML supports neither memory patterns nor parallel execution
+    try:
+        session = ort.InferenceSession(model, options, providers=_with_fallback(provider))
+    except Exception as error:  # ONNX Runtime raises many types that share no base class
+        raise BundleError(
+            f"ONNX Runtime {ort.__version__} does not accept the graph: {str(error).strip()[:400]} "
+            "Update ONNX Runtime, or export the bundle again with this version."
+        ) from error
+    if PROVIDERS[provider] not in session.get_providers():
+        raise ProviderError(
+            f"The provider {provider!r} is installed but could not start on this machine (no device, no driver, or "
+            f"a library missing); ONNX Runtime would have run on {session.get_providers()[0]} instead. "
+            "Mend the driver, or ask for provider 'cpu' or 'auto'."
+        )
+    return session
+
+
+def _with_fallback(provider: str) -> Sequence[str]:
+    """ONNX Runtime places operators that a provider lacks on the CPU; the CPU is always last."""
+    names = (PROVIDERS[provider], PROVIDERS["cpu"])
+    return names[:1] if provider == "cpu" else names
