@@ -1,1 +1,5 @@
-"""Export autoencoders."""
+"""Export a torch autoencoder as separate, verified ONNX encoder and decoder graphs, packed in a bundle."""
+
+from edgeae_export.pipeline import ExportableAutoencoder, ExportReport, export
+
+__all__ = ["ExportReport", "ExportableAutoencoder", "export"]

@@ -1,0 +1,207 @@
+"""Writing a bundle: into a temporary folder beside the target, then renamed, so that half a bundle never exists."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from edgeae_runtime.errors import InputError
+from edgeae_runtime.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, parse_manifest
+from edgeae_runtime.parity import Check
+
+from edgeae_export.graph import operator_counts, parameter_count
+from edgeae_export.images import GOLDEN_IMAGES
+from edgeae_export.model_card import model_card
+from edgeae_export.parity import Reference, limit_on_few
+from edgeae_export.quantize import layer_precisions
+
+_TOOLS = ("edgeae", "edgeae-runtime", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
+_LEFTOVER_AGE_S = 3600  # a temporary folder older than this belongs to an export that was killed
+
+
+@dataclass(frozen=True)
+class BundleContents:
+    """What goes into a bundle."""
+
+    graphs: Mapping[str, onnx.ModelProto]
+    precision: Mapping[str, str]
+    reference: Reference
+    checks: list[Check]
+    quality: Mapping[str, float]
+    recipe: Mapping[str, Any] | None
+    preprocessing: Mapping[str, object]
+    real_images: bool
+
+
+def check_target(out: str | Path, *, overwrite: bool) -> None:
+    """Refuse a target that must not be replaced, before any work is done.
+
+    Raises:
+        InputError: it is a file, a folder that is not a bundle, or a bundle without leave to overwrite it.
+    """
+    target = Path(out)
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"{target} is a file, expected a folder for the bundle. Choose another --out.")
+    if not any(target.iterdir()):
+        return
+    if not (target / MANIFEST_FILE).is_file():
+        raise InputError(
+            f"The folder {target} is not empty and is not a bundle, so it is left alone. Choose another --out."
+        )
+    if not overwrite:
+        raise InputError(f"There is a bundle at {target} already. Choose another --out, or replace it: --overwrite.")
+
+
+def write_bundle(contents: BundleContents, out: str | Path, *, overwrite: bool) -> Manifest:
+    """Write the folder and return the manifest that a runtime will read.
+
+    Raises:
+        InputError: the target must not be replaced.
+        OSError: the folder cannot be written; the target is as it was.
+    """
+    check_target(out, overwrite=overwrite)
+    target = Path(out).absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        files = {f"{name}.onnx": graph.SerializeToString() for name, graph in contents.graphs.items()}
+        files["golden.npz"] = _golden_bytes(contents.reference)
+        document = _document(contents, files)
+        files[MANIFEST_FILE] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+        manifest = parse_manifest(files[MANIFEST_FILE])
+        files["README.md"] = model_card(document).encode()
+        for name, raw in files.items():
+            _write(folder / name, raw)
+        folder.chmod(0o755)
+        _replace(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return manifest
+
+
+def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The manifest as JSON. It holds no date: the same export gives the same bytes."""
+    reference = contents.reference
+    observed = np.percentile(reference.latents, (1, 99), axis=0) if contents.real_images else None
+    return {
+        "format_version": FORMAT_VERSION,
+        "parts": {
+            name: {
+                **_file_record(f"{name}.onnx", files),
+                "precision": contents.precision[name],
+                "opset": next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")),
+                "ir_version": graph.ir_version,
+                "inputs": _tensors(graph.graph.input, reference),
+                "outputs": _tensors(graph.graph.output, reference),
+                "parameters": parameter_count(graph),
+                "operators": operator_counts(graph),
+                "layers": [
+                    {"name": layer, "op": op, "precision": precision}
+                    for layer, op, precision in layer_precisions(graph)
+                ],
+            }
+            for name, graph in contents.graphs.items()
+        },
+        "golden": {**_file_record("golden.npz", files), "limits": _golden_limits(contents)},
+        "preprocessing": dict(contents.preprocessing),
+        "latent": {
+            "dim": reference.latents.shape[1],
+            "prior": None,
+            "low": None if observed is None else observed[0].tolist(),
+            "high": None if observed is None else observed[1].tolist(),
+        },
+        "quantization": contents.recipe,
+        "quality": dict(contents.quality),
+        "parity": {
+            "noise_floor": dict(reference.noise),
+            "images": len(reference.images),
+            "checks": [check.as_document() for check in contents.checks],
+        },
+        "versions": {tool: importlib.metadata.version(tool) for tool in _TOOLS},
+    }
+
+
+def _golden_limits(contents: BundleContents) -> dict[str, dict[str, float]]:
+    both = "int8" if "int8" in contents.precision.values() else "float32"
+    precision = {
+        "latent": contents.precision["encoder"],
+        "image": contents.precision["decoder"],
+        "reconstruction": both,
+    }
+    noise = contents.reference.noise
+    return {output: dict([limit_on_few(kind, noise[output])]) for output, kind in precision.items()}
+
+
+def _golden_bytes(reference: Reference) -> bytes:
+    count = GOLDEN_IMAGES
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        image=reference.images[:count],
+        latent=reference.latents[:count],
+        decoded=reference.decoded[:count],
+    )
+    return buffer.getvalue()
+
+
+def _file_record(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+    return {"file": name, "sha256": hashlib.sha256(files[name]).hexdigest(), "bytes": len(files[name])}
+
+
+def _tensors(values: Iterable[onnx.ValueInfoProto], reference: Reference) -> list[dict[str, Any]]:
+    """Images are bound to [0, 1]; latents may be any finite number."""
+    ranges: dict[str, list[float] | None] = {"image": [0.0, 1.0], "latent": None}
+    shapes = {"image": reference.images.shape[1:], "latent": reference.latents.shape[1:]}
+    return [
+        {
+            "name": value.name,
+            "dtype": "float32",
+            "shape": ["batch", *shapes[value.name]],
+            "range": ranges[value.name],
+        }
+        for value in values
+    ]
+
+
+def _write(path: Path, raw: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(folder: Path, target: Path) -> None:
+    """Put the finished folder in the target's place; an old bundle is moved aside first, and back if that fails."""
+    if not target.exists():
+        folder.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent)) / target.name
+    target.rename(old)
+    try:
+        folder.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _remove_leftovers(target: Path) -> None:
+    for leftover in target.parent.glob(f".{target.name}.partial-*"):
+        if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,64 @@
+"""Small facts about ONNX graphs, and running one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from edgeae_runtime.errors import InputError
+from edgeae_runtime.providers import create_session
+from numpy.typing import NDArray
+
+Float32Array = NDArray[np.float32]
+Run = Callable[[Float32Array], Float32Array]
+
+OPSET = 18  # what torch's exporter emits without converting; every operator used here is at its final form by then
+IR_VERSION = 10  # the newest that the oldest supported ONNX Runtime (see the runtime's extras) reads
+
+WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators whose cost is multiply-adds with weights: the layers that precision is told for."""
+
+
+def operator_counts(model: onnx.ModelProto) -> dict[str, int]:
+    """How many nodes there are of each operator, most frequent first."""
+    return dict(Counter(node.op_type for node in model.graph.node).most_common())
+
+
+def parameter_count(model: onnx.ModelProto) -> int:
+    """Numbers stored in initialisers."""
+    return sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+
+
+def input_name(model: onnx.ModelProto) -> str:
+    """Name of the graph's only input."""
+    return str(model.graph.input[0].name)
+
+
+def runner(model: onnx.ModelProto) -> Run:
+    """A function that runs the graph on the CPU provider, with its first input, to its first output."""
+    session = create_session(model.SerializeToString(), "cpu", threads=1, spinning=True)
+    name, output = input_name(model), str(model.graph.output[0].name)
+
+    def run(batch: Float32Array) -> Float32Array:
+        result: Float32Array = session.run((output,), {name: batch})[0]
+        return result
+
+    return run
+
+
+def check_self_contained(model: onnx.ModelProto) -> None:
+    """Refuse a graph that would need a file or a library beside it on the device.
+
+    Raises:
+        InputError: external data, or an operator from a domain other than ONNX's own and com.microsoft.
+    """
+    external = [tensor.name for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    domains = {node.domain for node in model.graph.node} - {"", "ai.onnx", "com.microsoft"}
+    if external or domains or model.functions:
+        found = external or sorted(domains) or [function.name for function in model.functions]
+        raise InputError(
+            f"The graph is not self-contained: it refers to {', '.join(found[:3])}. Expected standard operators and "
+            "all weights inside one file; replace the custom operator in the model, or keep the model under 2 GB."
+        )

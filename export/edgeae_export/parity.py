@@ -1,0 +1,158 @@
+"""Parity of exported graphs with the torch modules they came from.
+
+For float32 the limit is measured, not chosen: the noise floor of a module is the largest difference between its own
+float32 and float64 outputs on the same inputs. Another float32 implementation sums in another order and may be off
+by as much on its own side, and its worst element may lie elsewhere; hence the factor below.
+For int8 the limits are fidelity: PSNR against the float32 torch outputs, and how much the reconstruction error
+against the real images may rise.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from edgeae_runtime.parity import BATCH_SIZES, Check, compare, max_abs, mse
+from torch import nn
+
+from edgeae_export.graph import Float32Array, Run
+
+NOISE_FACTOR = 10.0
+"""How many noise floors a float32 output may differ by: two implementations, each one floor from the truth on these
+inputs, with room for kernels (fused multiply-adds, other blockings, other processors) whose floor is a few times
+torch's. A wrong operator differs by thousands."""
+
+INT8_PSNR_DB = 30.0
+"""Smallest PSNR of an int8 output against float32 torch over the held-out set."""
+
+INT8_ERROR_RISE = 0.05
+"""Largest relative rise of the mean squared reconstruction error by int8, over the held-out set."""
+
+FEW_IMAGES_ALLOWANCE_DB = 6.0
+"""A batch of one to seven images may have four times the mean squared error of the whole set (10 log10 4 = 6 dB)."""
+
+
+NOISE_IMAGES = 256
+"""Images the noise floor is measured on: float64 is slow, and fewer images can only make the limit stricter."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The torch model's outputs on the parity inputs, and their noise floors."""
+
+    images: Float32Array
+    """[n, channels, height, width] in [0, 1]."""
+    latents: Float32Array
+    """The encoder's outputs for `images`; the decoder's inputs."""
+    decoded: Float32Array
+    """The decoder's outputs for `latents`, which is also the round trip's."""
+    noise: dict[str, float]
+    """Noise floor per output: `latent`, `image`, `reconstruction`."""
+
+    @property
+    def latent_peak(self) -> float:
+        """Width of the latents' range, the peak of their PSNR."""
+        return float(np.ptp(self.latents))
+
+
+def torch_runner(module: nn.Module, dtype: torch.dtype = torch.float32, batch: int = 256) -> Run:
+    """A numpy-to-numpy function that runs a module in inference mode, in batches, in a given precision."""
+    module = copy.deepcopy(module).to(dtype).eval()
+
+    def run(inputs: Float32Array) -> Float32Array:
+        with torch.inference_mode():
+            outputs = [module(chunk.to(dtype)).numpy() for chunk in torch.split(torch.from_numpy(inputs), batch)]
+        return np.concatenate(outputs)
+
+    return run
+
+
+def make_reference(encoder: nn.Module, decoder: nn.Module, images: Float32Array) -> Reference:
+    """Run the torch modules in float32 and float64 on real images."""
+    encode, decode = torch_runner(encoder), torch_runner(decoder)
+    encode64, decode64 = torch_runner(encoder, torch.float64), torch_runner(decoder, torch.float64)
+    latents = encode(images)
+    decoded = decode(latents)
+    few = slice(NOISE_IMAGES)
+    latents64 = encode64(images[few])
+    return Reference(
+        images=images,
+        latents=latents,
+        decoded=decoded,
+        noise={
+            "latent": _floor(latents64, latents[few]),
+            "image": _floor(decode64(latents[few]), decoded[few]),
+            "reconstruction": _floor(decode64(latents64), decoded[few]),
+        },
+    )
+
+
+def _floor(exact: Float32Array, measured: Float32Array) -> float:
+    """The noise floor, but never below the rounding of the largest value itself."""
+    return max(max_abs(exact, measured), float(np.finfo(np.float32).eps * np.max(np.abs(measured))))
+
+
+def check_parity(reference: Reference, encode: Run, decode: Run, precision: dict[str, str]) -> list[Check]:
+    """Check the encoder, the decoder and the round trip in batches of 1, 2, 3 and 7, and int8 on the whole set too.
+
+    Args:
+        reference: the torch side.
+        encode: the encoder's graph as a function.
+        decode: the decoder's graph as a function.
+        precision: `float32` or `int8` of `encoder` and `decoder`.
+
+    Returns:
+        The checks, in the order to print them.
+    """
+    both = "int8" if "int8" in precision.values() else "float32"
+    outputs = (
+        ("encoder latent", "latent", reference.images, encode, reference.latents, precision["encoder"]),
+        ("decoder image", "image", reference.latents, decode, reference.decoded, precision["decoder"]),
+        ("round trip", "reconstruction", reference.images, _chain(encode, decode), reference.decoded, both),
+    )
+    checks = []
+    for title, key, inputs, run, expected, kind in outputs:
+        metric, limit = limit_on_few(kind, reference.noise[key])
+        peak = reference.latent_peak if key == "latent" else 1.0
+        start = 0
+        for size in BATCH_SIZES:
+            rows_now = slice(start, start + size)
+            name = f"{title}, batch {size}"
+            checks.append(compare(name, expected[rows_now], run(inputs[rows_now]), metric, limit, peak))
+            start += size
+        if kind == "int8":
+            name = f"{title}, {len(inputs)} held out"
+            checks.append(compare(name, expected, in_large_batches(run, inputs), "psnr_db", INT8_PSNR_DB, peak))
+    if both == "int8":
+        checks.append(_error_rise(reference, in_large_batches(_chain(encode, decode), reference.images)))
+    return checks
+
+
+def limit_on_few(precision: str, noise: float) -> tuple[str, float]:
+    """The metric and its limit for a handful of images."""
+    if precision == "int8":
+        return "psnr_db", INT8_PSNR_DB - FEW_IMAGES_ALLOWANCE_DB
+    return "max_abs", NOISE_FACTOR * noise
+
+
+def reconstruction_rise(images: Float32Array, reference: Float32Array, measured: Float32Array) -> float:
+    """How much larger the mean squared error against the real images is than the torch model's, relatively."""
+    before = mse(images, reference)
+    return mse(images, measured) / before - 1 if before > 0 else math.inf
+
+
+def in_large_batches(run: Run, inputs: Float32Array, batch: int = 64) -> Float32Array:
+    """Run inputs in batches that bound the memory."""
+    return np.concatenate([run(inputs[start : start + batch]) for start in range(0, len(inputs), batch)])
+
+
+def _error_rise(reference: Reference, measured: Float32Array) -> Check:
+    rise = reconstruction_rise(reference.images, reference.decoded, measured)
+    return Check(f"reconstruction error, {len(measured)} held out", "error_rise", rise, INT8_ERROR_RISE)
+
+
+def _chain(encode: Run, decode: Run) -> Run:
+    return lambda images: decode(encode(images))

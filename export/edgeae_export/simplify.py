@@ -1,0 +1,76 @@
+"""Simplification by onnxsim, re-checked: a simplifier that changes results is dropped, with a notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from edgeae_runtime.parity import in_batches, max_abs
+
+from edgeae_export.graph import IR_VERSION, Float32Array, check_self_contained, operator_counts, runner
+
+
+@dataclass(frozen=True)
+class SimplifyReport:
+    """What simplification did to one graph."""
+
+    operators_before: dict[str, int]
+    operators_after: dict[str, int]
+    bytes_before: int
+    bytes_after: int
+    difference: float
+    """Largest absolute difference between the outputs before and after, on real inputs."""
+    notice: str
+    """Why the result was dropped; empty when it was kept."""
+
+
+def simplify(model: onnx.ModelProto, inputs: Float32Array, tolerance: float) -> tuple[onnx.ModelProto, SimplifyReport]:
+    """Simplify a graph and keep the result only if it computes the same.
+
+    Args:
+        model: a traced graph.
+        inputs: real inputs of the graph, float32 [n, …].
+        tolerance: largest absolute difference that counts as the same; the float32 noise floor of the module.
+
+    Returns:
+        The simplified graph, or the given one with a notice in the report.
+    """
+    candidate, notice = _simplified(model)
+    difference = 0.0
+    if not notice:
+        difference = max_abs(in_batches(runner(model), inputs), in_batches(runner(candidate), inputs))
+        if not difference <= tolerance:
+            notice = f"it changed the outputs by {difference:.2e}, more than {tolerance:.2e}"
+    kept = model if notice else candidate
+    return kept, SimplifyReport(
+        operators_before=operator_counts(model),
+        operators_after=operator_counts(kept),
+        bytes_before=model.ByteSize(),
+        bytes_after=kept.ByteSize(),
+        difference=difference if np.isfinite(difference) else float("inf"),
+        notice=notice,
+    )
+
+
+def _simplified(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """The simplified graph, and why it cannot be used if it cannot."""
+    import onnxsim  # here, because the rest of the package also serves where onnxsim has no wheel
+
+    try:
+        candidate, _ = onnxsim.simplify(model)
+        candidate.ir_version = IR_VERSION
+        onnx.checker.check_model(candidate, full_check=True)
+        check_self_contained(candidate)
+    except Exception as error:  # onnxsim raises what its C++ raises; whatever it was, the traced graph stands
+        return model, f"onnxsim failed ({' '.join(str(error).split())[:200]})"
+    if _signature(candidate) != _signature(model):
+        return model, "it changed the inputs or outputs"
+    return candidate, ""
+
+
+def _signature(model: onnx.ModelProto) -> list[tuple[str, list[str | int]]]:
+    return [
+        (value.name, [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim])
+        for value in (*model.graph.input, *model.graph.output)
+    ]
