@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeae_export.bundle import BundleContents, check_target, write_bundle
-from edgeae_export.graph import Float32Array, runner
+from edgeae_export.graph import Float32Array, operator_counts, runner
 from edgeae_export.images import ExportImages, choose_images
 from edgeae_export.parity import (
     Reference,
@@ -70,6 +70,11 @@ class PartReport:
     def bytes(self) -> int:
         """Size of the file."""
         return int(self.model.ByteSize())
+
+    @property
+    def operators(self) -> dict[str, int]:
+        """How many nodes of each operator the exported graph has."""
+        return operator_counts(self.model)
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("bundle", nargs="?", default="bundle", help="folder of the bundle (default: bundle)")
         command.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
     bench.add_argument("--part", action="append", choices=commands.BENCH_PARTS, help="may be repeated; default: all")
-    bench.add_argument("--batch", type=commands.numbers, default=[1, 64], help="such as 1,64")
-    bench.add_argument("--threads", type=commands.numbers, default=[1], help="such as 1,2")
+    bench.add_argument("--batch", default="1,64", help="such as 1,64")
+    bench.add_argument("--threads", default="1", help="such as 1,2")
     for name, text in commands.CONVERSIONS.items():
         convert = verb(name, _convert, text)
         convert.add_argument("input", help="input file or folder")

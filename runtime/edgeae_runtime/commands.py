@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ def encode(bundle: str, source: str, out: str, provider: str) -> str:
     """Images in a file or folder -> latents in `out`."""
     check_output(out, images=False)
     autoencoder = Autoencoder.load(bundle, provider, parts=("encoder",))
-    latents = np.atleast_2d(autoencoder.encode(read_images(source, autoencoder.manifest)))
+    latents = np.atleast_2d(autoencoder.encode(_read(source, autoencoder)))
     write_output(out, latents, images=False)
     return f"Wrote {len(latents)} latents to {out}\nNext: decode them on any machine: decode {out} --out images.png"
 
@@ -48,7 +47,7 @@ def reconstruct(bundle: str, source: str, out: str, provider: str) -> str:
     """Images in a file or folder -> their reconstructions in `out`, with the error made."""
     check_output(out, images=True)
     autoencoder = Autoencoder.load(bundle, provider)
-    images = read_images(source, autoencoder.manifest)
+    images = _read(source, autoencoder)
     reconstructions = autoencoder.reconstruct(images)
     write_output(out, reconstructions.reshape(-1, *autoencoder.manifest.image_shape), images=True)
     scale = autoencoder.manifest.preprocessing.scale if images.dtype == np.uint8 else 1.0
@@ -68,7 +67,7 @@ def interpolate(bundle: str, start: str, end: str, steps: int, out: str, provide
     """The straight line between two images, or two latents, -> images in `out`."""
     check_output(out, images=True)
     autoencoder = Autoencoder.load(bundle, provider)
-    ends = [_one(read_images(path, autoencoder.manifest), path, autoencoder) for path in (start, end)]
+    ends = [_one(_read(path, autoencoder), path, autoencoder) for path in (start, end)]
     images = autoencoder.interpolate(ends[0], ends[1], steps)
     write_output(out, images, images=True)
     return f"Wrote {len(images)} images to {out}"
@@ -148,17 +147,25 @@ def bench_lines(report: dict[str, Any]) -> list[str]:
 
 
 def numbers(text: str) -> list[int]:
-    """Parse `1,64`."""
+    """Parse `1,64`.
+
+    Raises:
+        InputError: it is something else.
+    """
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,64") from None
+        raise InputError(f"Got {text!r}, expected whole numbers such as 1,64.") from None
 
 
 def write_json(path: str | Path, report: dict[str, Any]) -> None:
     """Write a report, atomically."""
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _read(source: str, autoencoder: Autoencoder) -> NDArray[Any]:
+    return read_images(source, autoencoder.manifest.image_shape, autoencoder.manifest.preprocessing)
 
 
 def _one(values: NDArray[Any], path: str, autoencoder: Autoencoder) -> NDArray[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.manifest import Manifest
+from edgeae_runtime.manifest import Preprocessing
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -40,11 +40,16 @@ def read_array(path: str | Path) -> NDArray[Any]:
         raise InputError(f"{path} is not a readable .npy or .npz file ({error}). Save it with numpy.save.") from error
 
 
-def read_images(path: str | Path, manifest: Manifest) -> NDArray[Any]:
+def read_images(path: str | Path, image_shape: tuple[int, int, int], preprocessing: Preprocessing) -> NDArray[Any]:
     """Images for `encode`: a .npy or .npz file as it is, a picture or a folder of pictures prepared as in training.
 
     A picture is turned into the model's number of channels and, where it has the size of the training pictures,
     padded as they were.
+
+    Args:
+        path: the file or folder.
+        image_shape: channels, height, width that the model takes.
+        preprocessing: how the training pictures were prepared.
 
     Returns:
         [n, channels, height, width]; uint8 from pictures, whatever the file holds from arrays.
@@ -59,9 +64,9 @@ def read_images(path: str | Path, manifest: Manifest) -> NDArray[Any]:
             raise InputError(
                 f"The folder {path} holds no pictures. Expected files ending in {', '.join(PICTURE_SUFFIXES)}."
             )
-        return np.stack([_read_picture(file, manifest) for file in pictures])
+        return np.stack([_read_picture(file, image_shape, preprocessing) for file in pictures])
     if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
-        return _read_picture(path, manifest)[None]
+        return _read_picture(path, image_shape, preprocessing)[None]
     return read_array(path)
 
 
@@ -141,8 +146,8 @@ def contact_sheet(images: NDArray[np.float32], columns: int | None = None, gap: 
     return sheet[..., 0] if channels == 1 else sheet
 
 
-def _read_picture(path: Path, manifest: Manifest) -> NDArray[np.uint8]:
-    channels, height, width = manifest.image_shape
+def _read_picture(path: Path, image_shape: tuple[int, int, int], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    channels, height, width = image_shape
     if channels not in (1, 3):
         raise InputError(f"The model takes {channels} channels, so pictures cannot be read. Give a .npy file.")
     pillow = _pillow()
@@ -152,9 +157,9 @@ def _read_picture(path: Path, manifest: Manifest) -> NDArray[np.uint8]:
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
         raise InputError(f"{path} is not a readable picture ({error}). Remove it or convert it again.") from error
     image = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-    source = manifest.preprocessing.source_size
+    source = preprocessing.source_size
     if source is not None and image.shape[1:] == source:
-        top, bottom, left, right = manifest.preprocessing.pad
+        top, bottom, left, right = preprocessing.pad
         image = np.pad(image, ((0, 0), (top, bottom), (left, right)))
     if image.shape != (channels, height, width):
         also = f" or {source[0]}x{source[1]}, which is padded" if source else ""

@@ -1,0 +1,71 @@
+"""The runtime is tested with a tiny committed bundle, so that these tests run where torch and onnx are not."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+BUNDLES = Path(__file__).parent / "bundles"
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Path:
+    """16 x 16 grey images, latents of 3 numbers, float32; made by make_bundles.py."""
+    return BUNDLES / "float32"
+
+
+@pytest.fixture(scope="session")
+def int8_bundle() -> Path:
+    """The same model in int8."""
+    return BUNDLES / "int8"
+
+
+@pytest.fixture
+def broken(bundle: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(bundle, tmp_path / "broken"))
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """Five uint8 images of the tiny model's shape."""
+    return np.random.default_rng(0).integers(0, 256, (5, 1, 16, 16), dtype=np.uint8)
+
+
+Edit = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def edit_manifest(broken: Path) -> Callable[[Edit], Path]:
+    """Changes the copy's manifest and returns the copy."""
+
+    def edit(change: Edit) -> Path:
+        path = broken / "manifest.json"
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+        return broken
+
+    return edit
+
+
+@pytest.fixture
+def replace_file(broken: Path) -> Callable[[str, bytes], Path]:
+    """Replaces a file of the copy and records its new hash, as a forger would."""
+
+    def replace(name: str, raw: bytes) -> Path:
+        (broken / name).write_bytes(raw)
+        path = broken / "manifest.json"
+        document = json.loads(path.read_text())
+        for record in (*document["parts"].values(), document["golden"]):
+            if record["file"] == name:
+                record.update(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw))
+        path.write_text(json.dumps(document))
+        return broken
+
+    return replace

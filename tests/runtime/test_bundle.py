@@ -1,0 +1,165 @@
+"""Reading a bundle: what is damaged, forged or from elsewhere is refused with a typed error."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from edgeae_runtime import Autoencoder, BundleError, IntegrityError, open_bundle
+from edgeae_runtime.manifest import parse_manifest
+
+
+def test_a_whole_bundle_opens(bundle):
+    manifest = open_bundle(bundle).manifest
+    assert manifest.image_shape == (1, 16, 16)
+    assert manifest.latent.dim == 3
+    assert [layer.op for layer in manifest.parts["decoder"].layers] == ["Gemm", *["ConvTranspose"] * 2, "Conv"]
+    assert {layer.precision for part in manifest.parts.values() for layer in part.layers} == {"float32"}
+
+
+def test_int8_layers_are_listed(int8_bundle):
+    layers = open_bundle(int8_bundle).manifest.parts["encoder"].layers
+    assert layers
+    assert {layer.precision for layer in layers} == {"int8"}
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(BundleError, match="no bundle at"):
+        open_bundle(tmp_path / "absent")
+    with pytest.raises(BundleError, match=r"holds no manifest\.json"):
+        open_bundle(tmp_path)
+
+
+def test_a_file_is_no_bundle(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"x")
+    with pytest.raises(BundleError, match="is a file, expected a bundle"):
+        open_bundle(path)
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx", "golden.npz"])
+def test_one_changed_byte_is_found(broken, name):
+    raw = bytearray((broken / name).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (broken / name).write_bytes(raw)
+    with pytest.raises(IntegrityError, match=f"{name} is not the file that was exported"):
+        _read_everything(broken)
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "golden.npz"])
+def test_truncation_and_extension_are_found(broken, name):
+    raw = (broken / name).read_bytes()
+    for other in (raw[:-1], raw + b"\0", b""):
+        (broken / name).write_bytes(other)
+        with pytest.raises(IntegrityError, match="another size"):
+            _read_everything(broken)
+
+
+def test_a_missing_file_is_named(broken):
+    (broken / "decoder.onnx").unlink()
+    with pytest.raises(BundleError, match=r"no regular file decoder\.onnx"):
+        Autoencoder.load(broken)
+
+
+def test_links_are_not_followed(broken, tmp_path):
+    outside = tmp_path / "outside.onnx"
+    (broken / "decoder.onnx").rename(outside)
+    os.symlink(outside, broken / "decoder.onnx")
+    with pytest.raises(BundleError, match="no regular file"):
+        Autoencoder.load(broken)
+
+
+@pytest.mark.parametrize("name", ["../decoder.onnx", "/etc/passwd", "sub/decoder.onnx", "..", "", "a\\b", ".hidden"])
+def test_paths_out_of_the_bundle_are_refused(edit_manifest, name):
+    path = edit_manifest(lambda document: document["parts"]["decoder"].update(file=name))
+    with pytest.raises(BundleError, match="plain file name"):
+        open_bundle(path)
+
+
+def test_versions_are_told_with_the_remedy(edit_manifest):
+    with pytest.raises(BundleError, match="format version 99.*update edgeae-runtime"):
+        open_bundle(edit_manifest(lambda document: document.update(format_version=99)))
+    with pytest.raises(BundleError, match="format version 0.*export the bundle again"):
+        open_bundle(edit_manifest(lambda document: document.update(format_version=0)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.pop("parts"), "lacks 'parts'"),
+        (lambda d: d.update(parts={}), "neither an encoder nor a decoder"),
+        (lambda d: d["parts"].update(other=d["parts"]["encoder"]), "'other' in parts"),
+        (lambda d: d["parts"]["encoder"].update(bytes="many"), "parts.encoder.bytes"),
+        (lambda d: d["parts"]["encoder"].update(bytes=True), "parts.encoder.bytes"),
+        (lambda d: d["parts"]["encoder"].update(bytes=-1), "parts.encoder.bytes"),
+        (lambda d: d["parts"]["encoder"].update(bytes=1 << 40), "parts.encoder.bytes"),
+        (lambda d: d["parts"]["encoder"].update(sha256="0"), "sha256"),
+        (lambda d: d["parts"]["encoder"].update(precision="int4"), "'int4'"),
+        (lambda d: d["parts"]["encoder"]["inputs"][0].update(shape=["batch", 1, 16]), "four axes"),
+        (lambda d: d["parts"]["encoder"]["inputs"][0].update(shape=["batch", 1, 16, 0]), "shape"),
+        (lambda d: d["parts"]["encoder"]["inputs"][0].update(shape=["batch", 1, 16, 17]), "different image shapes"),
+        (lambda d: d["parts"]["encoder"]["inputs"][0].update(range=[1, 0]), "range"),
+        (lambda d: d["parts"]["encoder"].update(inputs=[]), "0 inputs"),
+        (lambda d: d["latent"].update(dim=4), "latents of"),
+        (lambda d: d["latent"].update(low=[0.0]), "1 latent coordinates"),
+        (lambda d: d["preprocessing"].update(pad=[1, 1]), "pad"),
+        (lambda d: d["golden"].update(limits={}), "golden.limits"),
+        (lambda d: d["golden"]["limits"].update(image={}), "no limit"),
+        (lambda d: d["golden"]["limits"].update(image={"max_abs": "x"}), "finite number"),
+        (lambda d: d["golden"]["limits"].update(image={"rmse": 1}), "'rmse'"),
+    ],
+)
+def test_a_wrong_field_is_named(edit_manifest, change, words):
+    with pytest.raises(BundleError) as caught:
+        open_bundle(edit_manifest(change))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format_version": NaN}', b"[" * 100_000, b'{"format_version": 1}']
+)
+def test_what_is_no_manifest_is_refused(raw):
+    with pytest.raises(BundleError):
+        parse_manifest(raw)
+
+
+def test_a_huge_manifest_is_not_read(broken):
+    with (broken / "manifest.json").open("ab") as file:
+        file.truncate(1 << 30)  # sparse: costs no disk
+    with pytest.raises(BundleError, match="larger than"):
+        open_bundle(broken)
+
+
+def test_a_forged_graph_is_refused_by_type(replace_file):
+    with pytest.raises(BundleError, match="does not accept the graph"):
+        Autoencoder.load(replace_file("decoder.onnx", b"not a graph at all"))
+
+
+def test_swapped_halves_are_found(replace_file, bundle):
+    with pytest.raises(BundleError, match="inputs and outputs"):
+        Autoencoder.load(replace_file("decoder.onnx", (bundle / "encoder.onnx").read_bytes()))
+
+
+def test_golden_arrays_with_pickles_are_refused(replace_file, tmp_path):
+    path = tmp_path / "evil.npz"
+    np.savez(path, image=np.array([{"a": 1}], dtype=object), latent=np.zeros((1, 3)), decoded=np.zeros(1))
+    with pytest.raises(BundleError, match="golden"):
+        open_bundle(replace_file("golden.npz", path.read_bytes())).read_golden()
+
+
+def test_golden_arrays_of_a_wrong_shape_are_refused(replace_file, tmp_path):
+    path = tmp_path / "other.npz"
+    zeros = np.zeros((2, 1, 16, 16), np.float32)
+    np.savez(path, image=zeros, latent=np.zeros((3, 3), np.float32), decoded=zeros)
+    with pytest.raises(BundleError, match="shapes"):
+        open_bundle(replace_file("golden.npz", path.read_bytes())).read_golden()
+
+
+def test_the_manifest_is_strict_json(bundle):
+    json.loads((bundle / "manifest.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+def _read_everything(path):
+    opened = open_bundle(path)
+    opened.read_golden()
+    Autoencoder.from_bundle(opened)

@@ -1,0 +1,167 @@
+"""`edgeae-runtime` as real processes: exit statuses, messages, files."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+
+def run(*arguments, limit_bytes=None):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    return subprocess.run(
+        [sys.executable, "-m", "edgeae_runtime", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        preexec_fn=limit if limit_bytes is not None else None,
+    )
+
+
+def refused(done, *words, status=2):
+    """One clear paragraph, the exit status, no traceback."""
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith(("error: ", "usage: "))
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n\n") == 0
+    for word in words:
+        assert word in done.stderr
+
+
+def test_verify_accepts_a_sound_bundle(bundle, int8_bundle, tmp_path):
+    for path in (bundle, int8_bundle):
+        done = run("verify", path, "--json", tmp_path / "verify.json")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("✓") == 3
+        assert "Next: edgeae-runtime bench" in done.stdout
+        report = json.loads((tmp_path / "verify.json").read_text())
+        assert report["schema"] == "edgeae-verify"
+        assert report["passed"] is True
+
+
+def test_verify_fails_with_1_on_a_failed_check(replace_file, int8_bundle):
+    done = run("verify", replace_file("decoder.onnx", (int8_bundle / "decoder.onnx").read_bytes()))
+    assert done.stdout.count("✗") == 2
+    refused(done, "Parity failed", status=1)
+
+
+def test_one_changed_byte(broken, images, tmp_path):
+    raw = bytearray((broken / "encoder.onnx").read_bytes())
+    raw[100] ^= 1
+    (broken / "encoder.onnx").write_bytes(raw)
+    refused(run("verify", broken), "not the file that was exported", status=1)  # the check itself failed
+    np.save(tmp_path / "images.npy", images)
+    done = run("encode", tmp_path / "images.npy", "--bundle", broken, "--out", tmp_path / "z.npy")
+    refused(done, "not the file that was exported")  # bad input
+    assert not (tmp_path / "z.npy").exists()
+
+
+def test_bad_bundles(tmp_path):
+    refused(run("verify", tmp_path / "absent"), "no bundle at", "edgeae export")
+    refused(run("verify", tmp_path), "holds no manifest.json")
+    (tmp_path / "file").write_text("x")
+    refused(run("bench", tmp_path / "file"), "is a file, expected a bundle")
+
+
+def test_unknown_provider_and_command(bundle):
+    refused(run("verify", bundle, "--provider", "tpu"), "'tpu'", "cpu, cuda, directml")
+    refused(run("verify", bundle, "--provider", "cuda"), "edgeae-runtime[cuda]")
+    refused(run("no-such-command"))
+
+
+def test_files_in_files_out(bundle, images, tmp_path):
+    np.save(tmp_path / "images.npy", images)
+    options = ("--bundle", bundle, "--out")
+    assert run("encode", tmp_path / "images.npy", *options, tmp_path / "z.npz").returncode == 0
+    assert run("decode", tmp_path / "z.npz", *options, tmp_path / "decoded.npy").returncode == 0
+    assert run("reconstruct", tmp_path / "images.npy", *options, tmp_path / "again.npy").returncode == 0
+    decoded = np.load(tmp_path / "decoded.npy")
+    assert decoded.shape == (5, 1, 16, 16)
+    np.testing.assert_allclose(np.load(tmp_path / "again.npy"), decoded, atol=1e-6)
+    assert run("sample", 4, "--seed", 3, *options, tmp_path / "a.npy").returncode == 0
+    assert run("sample", 4, "--seed", 3, *options, tmp_path / "b.npy").returncode == 0
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    np.save(tmp_path / "one.npy", images[0])
+    np.save(tmp_path / "two.npy", images[1:2])
+    line = run("interpolate", tmp_path / "one.npy", tmp_path / "two.npy", "--steps", 5, *options, tmp_path / "i.npy")
+    assert line.returncode == 0, line.stderr
+    assert np.load(tmp_path / "i.npy").shape == (5, 1, 16, 16)
+
+
+def test_pictures_in_and_out(bundle, images, tmp_path):
+    image_module = pytest.importorskip("PIL.Image", reason="pictures are the runtime's extra `images`")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, image in enumerate(images):
+        image_module.fromarray(image[0]).save(folder / f"{index}.png")
+    options = ("--bundle", bundle, "--out")
+    done = run("encode", folder, *options, tmp_path / "z.npy")
+    assert done.returncode == 0, done.stderr
+    np.save(tmp_path / "images.npy", images)
+    run("encode", tmp_path / "images.npy", *options, tmp_path / "same.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), np.load(tmp_path / "same.npy"))
+    assert run("sample", 9, "--seed", 0, *options, tmp_path / "sheet.png").returncode == 0
+    assert image_module.open(tmp_path / "sheet.png").size == (3 * 16 + 4, 3 * 16 + 4)
+    # A picture of the size before padding is padded as in training.
+    image_module.fromarray(images[0, 0, 1:-1, 1:-1]).save(tmp_path / "small.png")
+    assert run("encode", tmp_path / "small.png", *options, tmp_path / "small.npy").returncode == 0
+    padded = np.pad(images[:1, :, 1:-1, 1:-1], ((0, 0), (0, 0), (1, 1), (1, 1)))
+    np.save(tmp_path / "padded.npy", padded)
+    run("encode", tmp_path / "padded.npy", *options, tmp_path / "padded-z.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "small.npy"), np.load(tmp_path / "padded-z.npy"))
+
+
+def test_bad_inputs(bundle, tmp_path):
+    options = ("--bundle", bundle, "--out")
+    out = tmp_path / "out.npy"
+    np.save(tmp_path / "wrong-size.npy", np.zeros((1, 1, 28, 28), np.float32))
+    refused(run("encode", tmp_path / "wrong-size.npy", *options, out), "[1, 1, 28, 28]", "[n, 1, 16, 16]")
+    np.save(tmp_path / "nan.npy", np.full((1, 1, 16, 16), np.nan, np.float32))
+    refused(run("reconstruct", tmp_path / "nan.npy", *options, out), "nan")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(run("encode", empty, *options, out), "no pictures", ".png")
+    refused(run("encode", tmp_path / "absent.npy", *options, out), "no file")
+    (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY nothing")
+    refused(run("decode", tmp_path / "broken.npy", *options, out), "not a readable")
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
+    refused(run("decode", tmp_path / "objects.npy", *options, out), "not a readable")
+    refused(run("sample", 0, *options, out), "whole number from 1")
+    refused(run("sample", 2, *options, tmp_path / "out.gif"), ".npy or .npz or .png")
+    refused(run("bench", bundle, "--batch", "0"), "whole numbers from 1")
+    refused(run("bench", bundle, "--batch", "many"), "whole numbers such as")
+    assert not out.exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(bundle, tmp_path):
+    out = tmp_path / "out.npy"
+    out.write_bytes(b"precious")
+    done = run("sample", 64, "--bundle", bundle, "--out", out, limit_bytes=4096)
+    refused(done, "cannot be used", "Nothing half-written")
+    assert out.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_an_unwritable_folder(bundle, tmp_path):
+    (tmp_path / "file").write_text("x")
+    refused(run("sample", 2, "--bundle", bundle, "--out", tmp_path / "file" / "out.npy"), "cannot be used")
+
+
+def test_bench_writes_its_json(bundle, tmp_path):
+    done = run("bench", bundle, "--part", "decoder", "--batch", "1,2", "--json", tmp_path / "bench.json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["schema"] == "edgeae-bench"
+    assert [(row["part"], row["batch"]) for row in report["rows"]] == [("decoder", 1), ("decoder", 2)]
+    for row in report["rows"]:
+        assert 0 < row["median_us"] <= row["p99_us"]
+        assert row["images_per_second"] == pytest.approx(row["batch"] / row["median_us"] * 1e6, rel=0.01)
+    assert {start["part"] for start in report["cold_start"]} == {"encoder", "decoder"}
+    assert report["machine"]["onnxruntime"]

@@ -1,0 +1,72 @@
+"""What importing costs, what is public, and how time is measured."""
+
+import subprocess
+import sys
+import time
+
+import edgeae_runtime
+import numpy as np
+from edgeae_runtime.cold_start import bundle_command, measure
+from edgeae_runtime.images import contact_sheet
+from edgeae_runtime.timing import interleave
+
+HEAVY = ("torch", "onnx", "typer", "rich", "PIL", "matplotlib", "edgeae", "edgeae_export")
+MAX_MEMORY_MIB = 80
+MAX_START_MS = 150
+SHARED_MACHINE = 2  # other work on the machine may slow a start-up this many times
+
+
+def test_public_names():
+    assert sorted(edgeae_runtime.__all__) == [
+        "Autoencoder", "Bundle", "BundleError", "Check", "EdgeAEError", "Golden", "InputError", "IntegrityError",
+        "Manifest", "ParityError", "ProviderError", "available_providers", "open_bundle", "verify",
+    ]  # fmt: skip
+    for name in edgeae_runtime.__all__:
+        assert hasattr(edgeae_runtime, name)
+
+
+def test_running_a_bundle_imports_nothing_heavy(bundle):
+    code = (
+        "import sys, edgeae_runtime, edgeae_runtime.cli\n"
+        f"ae = edgeae_runtime.Autoencoder.load({str(bundle)!r}); ae.sample(2, seed=0); "
+        f"edgeae_runtime.verify({str(bundle)!r})\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_first_image_comes_soon_and_small(bundle):
+    figures = measure(bundle_command(bundle, "decoder", "cpu"), runs=5)
+    assert figures["peak_memory_mib"] <= MAX_MEMORY_MIB
+    assert figures["total_ms"] <= MAX_START_MS * SHARED_MACHINE
+    assert figures["import_ms"] + figures["load_ms"] + figures["first_call_ms"] < figures["total_ms"]
+
+
+def test_interleaving_finds_the_slower_one():
+    order = []
+
+    def call(name, seconds):
+        order.append(name)
+        time.sleep(seconds)
+
+    latencies = interleave(
+        {"fast": lambda: call("fast", 0.0005), "slow": lambda: call("slow", 0.002)},
+        rounds=6,
+        seconds_per_turn=0.01,
+    )
+    assert latencies["slow"].median_us > 1.5 * latencies["fast"].median_us
+    assert len(latencies["fast"].round_medians) == 6
+    assert latencies["fast"].percentile_us(99) >= latencies["fast"].median_us
+    # The candidates take turns: neither runs all its rounds in one go.
+    turns = [name for name, before in zip(order[1:], order, strict=False) if name != before]
+    assert len(turns) >= 5
+
+
+def test_contact_sheet_places_every_image():
+    images = np.linspace(0, 1, 5, dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 4, 4), np.float32)
+    sheet = contact_sheet(images, columns=3, gap=1)
+    assert sheet.shape == (2 * 4 + 1, 3 * 4 + 2)
+    assert [sheet[0, 0], sheet[0, 5], sheet[5, 0]] == [0, 64, 191]
+    assert sheet[8, 13] == 255  # the empty place stays white
+    assert contact_sheet(np.zeros((1, 3, 4, 4), np.float32)).shape == (4, 4, 3)
