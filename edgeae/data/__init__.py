@@ -1,0 +1,6 @@
+"""Image sets: found, checked, and prepared for the model."""
+
+from edgeae.data.images import ImageSet, entropy_floor, padding, prepare
+from edgeae.data.load import DATA_SETS, load_images
+
+__all__ = ["DATA_SETS", "ImageSet", "entropy_floor", "load_images", "padding", "prepare"]

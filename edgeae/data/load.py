@@ -1,0 +1,76 @@
+"""From a name to a set of images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from edgeae_runtime.errors import InputError
+
+from edgeae.data.download import cache_folder, download_fashion_mnist
+from edgeae.data.fashion_mnist import FILES, find_files, read_fashion_mnist, read_folder
+from edgeae.data.images import ImageSet
+from edgeae.data.sampled import SAMPLE_FOLDER, SAMPLE_MD5
+
+DATA_SETS = ("fashion-mnist", "sample")
+"""What `load_images` knows by name."""
+
+
+def load_images(
+    name: str = "fashion-mnist",
+    *,
+    folder: Path | None = None,
+    download: bool = True,
+    on_progress: Callable[[str], None] | None = None,
+) -> ImageSet:
+    """Load a set of labelled images.
+
+    Args:
+        name: `"fashion-mnist"`, `"sample"` (5,000 + 1,000 of its images, part of this package), or the path of a
+            folder that holds Fashion-MNIST's files or another set in the same four files.
+        folder: where to look for Fashion-MNIST first; then come the cache, the Debian package's folder, the network.
+        download: whether the network may be used.
+        on_progress: told in words what is being done.
+
+    Raises:
+        InputError: the set is not to be found, or a file of it is damaged or wrong.
+    """
+    tell = on_progress or (lambda step: None)
+    if name == "sample":
+        return read_fashion_mnist(SAMPLE_FOLDER, name, SAMPLE_MD5)
+    if name == "fashion-mnist":
+        return _fashion_mnist(folder, download, tell)
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        raise InputError(
+            f"Got data {name!r}, expected {' or '.join(DATA_SETS)}, or the path of a folder with IDX files."
+        )
+    tell(f"reading {path}")
+    return read_folder(path, str(path.resolve()))
+
+
+def _fashion_mnist(folder: Path | None, download: bool, tell: Callable[[str], None]) -> ImageSet:
+    if folder is not None:
+        tell(f"reading Fashion-MNIST from {folder}")
+        return read_fashion_mnist(folder, str(folder.expanduser().resolve()))
+    cache = cache_folder()
+    places = (cache, *_package_folders())
+    place = next((place for place in places if len(find_files(place)) == len(FILES)), None)
+    if place is None:
+        if not download:
+            raise InputError(
+                f"Fashion-MNIST was found in none of {', '.join(map(str, places))}, and downloading was not allowed. "
+                "Install it with `apt-get install dataset-fashion-mnist`, give a folder that holds its files with "
+                "`--data FOLDER`, allow the download, or use the small built-in set with `--data sample`."
+            )
+        download_fashion_mnist(cache, tell)
+        place = cache
+    tell(f"reading Fashion-MNIST from {place}")
+    return read_fashion_mnist(place, "fashion-mnist")
+
+
+def _package_folders() -> tuple[Path, ...]:
+    """Where the package dataset-fashion-mnist puts its files: Debian's prefix, and that of the interpreter."""
+    prefixes = (Path("/usr"), Path(sys.prefix))
+    return tuple(dict.fromkeys(prefix / "share/datasets/fashion-mnist" for prefix in prefixes))

@@ -1,0 +1,152 @@
+"""The autoencoder of *Generative Deep Learning* (David Foster, 2nd edition, chapter 3), in PyTorch.
+
+Images go through three strided convolutions to a point in a small latent space, and from any point of that space
+transposed convolutions decode an image. Two things of the widely copied PyTorch version of that chapter are mended:
+
+- Its decoder calls `Conv2d` with an `output_padding`, which `Conv2d` does not have. The text describes convolutional
+  transpose layers that double the image, so `ConvTranspose2d` it is.
+- It reshapes the decoder's first layer to (4, 4, 128). PyTorch's convolutions want channels first: (128, 4, 4).
+
+With the default configuration the encoder has 96,770 parameters and the decoder 246,273.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from edgeae_runtime.errors import InputError
+from torch import Tensor, nn
+
+_MAX_SIZE = 1 << 16  # keeps a configuration read from a stranger's checkpoint from asking for absurd tensors
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The shape of the network; validated once, here.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+
+    image_size: int = 32
+    """Height and width of the images, a multiple of 2 per layer of `widths`: 8 by default."""
+    channels: int = 1
+    """1 for grey images, 3 for colour."""
+    latent_dim: int = 2
+    """Numbers in a latent."""
+    widths: tuple[int, ...] = (32, 64, 128)
+    """Channels of the encoder's convolutions, each of which halves the image."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        numbers = {"channels": self.channels, "latent_dim": self.latent_dim, "image_size": self.image_size}
+        for name, value in (*numbers.items(), *(("widths", width) for width in self.widths)):
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_SIZE:
+                raise InputError(f"Got {name} = {value!r}, expected a whole number from 1 to {_MAX_SIZE}.")
+        if not 1 <= len(self.widths) <= 16:
+            raise InputError(f"Got {len(self.widths)} widths, expected 1 to 16: each is a convolution.")
+        if self.image_size % self.reduction:
+            raise InputError(
+                f"Got an image size of {self.image_size}, expected a multiple of {self.reduction}: each of the "
+                f"{len(self.widths)} convolutions halves the image. Pad or resize the images to such a size."
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        return self.channels, self.image_size, self.image_size
+
+    @property
+    def reduction(self) -> int:
+        """How many times smaller than the image the last feature map is, per side."""
+        return int(2 ** len(self.widths))
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the last feature map."""
+        side = self.image_size // self.reduction
+        return self.widths[-1], side, side
+
+
+class Encoder(nn.Module):
+    """Image to latent: float32 [batch, channels, size, size] in [0, 1] -> [batch, latent_dim], unbounded."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = (config.channels, *config.widths)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1), nn.ReLU()]
+        self.convolutions = nn.Sequential(*layers)
+        self.to_latent = nn.Linear(math.prod(config.feature_shape), config.latent_dim)
+        _initialise(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode a batch of images."""
+        latent: Tensor = self.to_latent(self.convolutions(image).flatten(1))
+        return latent
+
+
+class Decoder(nn.Module):
+    """Latent to image: float32 [batch, latent_dim] -> [batch, channels, size, size] in [0, 1]."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.feature_shape = config.feature_shape
+        self.from_latent = nn.Linear(config.latent_dim, math.prod(config.feature_shape))
+        widths = (config.widths[-1], *reversed(config.widths))
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [
+                nn.ConvTranspose2d(before, after, kernel_size=3, stride=2, padding=1, output_padding=1),
+                nn.ReLU(),
+            ]
+        layers.append(nn.Conv2d(widths[-1], config.channels, kernel_size=3, padding=1))
+        self.transposed_convolutions = nn.Sequential(*layers)
+        _initialise(self)
+
+    def logits(self, latent: Tensor) -> Tensor:
+        """The image before its sigmoid, which the training loss wants for its numerical stability."""
+        features = self.from_latent(latent).unflatten(1, self.feature_shape)
+        logits: Tensor = self.transposed_convolutions(features)
+        return logits
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Decode a batch of latents; any point of the latent space gives an image."""
+        return torch.sigmoid(self.logits(latent))
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder, trained together."""
+
+    def __init__(self, config: AutoencoderConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or AutoencoderConfig()
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The logits of the reconstruction of a batch of images; their sigmoid is the image.
+
+        Logits, because this is what training calls, also when it is wrapped for several processes.
+        """
+        return self.decoder.logits(self.encoder(image))
+
+
+def _initialise(module: nn.Module) -> None:
+    """He initialisation (He et al. 2015) of the convolutions, whose inputs or outputs are rectified.
+
+    The fan-in is the number of weights that reach one output: for a transposed convolution with stride s only one
+    tap in s*s does, which PyTorch's own formula does not consider.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            taps = math.prod(layer.kernel_size)
+            stride = math.prod(layer.stride) if isinstance(layer, nn.ConvTranspose2d) else 1
+            bound = math.sqrt(6.0 * stride / (layer.in_channels * taps))
+            nn.init.uniform_(layer.weight, -bound, bound)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
