@@ -48,6 +48,24 @@ def runner(model: onnx.ModelProto) -> Run:
     return run
 
 
+def clean(model: onnx.ModelProto) -> None:
+    """Pin the IR version, and drop what only the graph's makers need: a third of a small file, and private paths.
+
+    Stack traces, source lines, the tools' bookkeeping, and imports of operator sets that no node uses.
+    """
+    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    used = {node.domain for node in model.graph.node} | {""}
+    imports = {entry.domain: entry.version for entry in model.opset_import}
+    del model.opset_import[:]
+    model.opset_import.extend(onnx.helper.make_opsetid(domain, imports[domain]) for domain in sorted(used))
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "edgeae", ""
+
+
 def check_self_contained(model: onnx.ModelProto) -> None:
     """Refuse a graph that would need a file or a library beside it on the device.
 

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from edgeae_runtime.errors import InputError
 from onnxruntime.quantization import (
@@ -20,7 +19,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from edgeae_export.graph import IR_VERSION, WEIGHTED_OPS, Float32Array, input_name
+from edgeae_export.graph import WEIGHTED_OPS, Float32Array, check_self_contained, clean, input_name
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,8 @@ def quantize(
             extra_options={"WeightSymmetric": recipe.symmetric_weights},
         )
         quantized = onnx.load(target)
-    quantized.ir_version = IR_VERSION
-    del quantized.metadata_props[:]
+    clean(quantized)
+    check_self_contained(quantized)
     if not any(precision == "int8" for _, _, precision in layer_precisions(quantized)):
         raise InputError(
             f"Nothing in the graph could be quantised: it has no {', '.join(WEIGHTED_OPS)} with constant weights. "
@@ -113,11 +112,3 @@ def layer_precisions(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
         (node.name, node.op_type, "int8" if dequantized.get(node.input[1]) in eight_bit else "float32")
         for node in layers
     ]
-
-
-def weight_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of all initialisers."""
-    return sum(
-        int(np.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        for tensor in model.graph.initializer
-    )

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from edgeae_runtime.parity import in_batches, max_abs
 
-from edgeae_export.graph import IR_VERSION, Float32Array, check_self_contained, operator_counts, runner
+from edgeae_export.graph import Float32Array, check_self_contained, clean, operator_counts, runner
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _simplified(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
 
     try:
         candidate, _ = onnxsim.simplify(model)
-        candidate.ir_version = IR_VERSION
+        clean(candidate)
         onnx.checker.check_model(candidate, full_check=True)
         check_self_contained(candidate)
     except Exception as error:  # onnxsim raises what its C++ raises; whatever it was, the traced graph stands

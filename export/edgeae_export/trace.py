@@ -13,7 +13,7 @@ import torch
 from edgeae_runtime.errors import InputError
 from torch import Tensor, nn
 
-from edgeae_export.graph import IR_VERSION, OPSET, check_self_contained
+from edgeae_export.graph import OPSET, check_self_contained, clean
 
 
 def trace(module: nn.Module, example: Tensor, input_name: str, output_name: str) -> onnx.ModelProto:
@@ -52,26 +52,11 @@ def trace(module: nn.Module, example: Tensor, input_name: str, output_name: str)
             ) from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
-    _strip(model)
+    clean(model)
     _name_batch(model)
-    model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)
     check_self_contained(model)
     return model
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Drop stack traces, source lines and the exporter's bookkeeping: a third of a small file, and private paths."""
-    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
-        del holder.metadata_props[:]
-        holder.doc_string = ""
-    for value in (*model.graph.input, *model.graph.output):
-        del value.metadata_props[:]
-    used = {node.domain or "" for node in model.graph.node} | {""}
-    imports = {entry.domain: entry.version for entry in model.opset_import}
-    del model.opset_import[:]
-    model.opset_import.extend(onnx.helper.make_opsetid(domain, imports[domain]) for domain in sorted(used))
-    model.producer_name, model.producer_version = "edgeae", ""
 
 
 def _name_batch(model: onnx.ModelProto) -> None:

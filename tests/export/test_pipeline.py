@@ -1,0 +1,126 @@
+"""From a model to a bundle: whole, repeatable, refused when it does not compute what torch does."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from edgeae_export import export
+from edgeae_runtime import Autoencoder, InputError, ParityError, open_bundle, verify
+
+
+def digest(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_an_export_is_a_verified_bundle(model, images, tmp_path, quantize):
+    stages = []
+    report = export(
+        model, tmp_path / "bundle", quantize=quantize, calibration=images, on_stage=stages.append
+    )
+    assert sorted(digest(tmp_path / "bundle")) == [
+        "README.md", "decoder.onnx", "encoder.onnx", "golden.npz", "manifest.json",
+    ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert all(check.passed for check in verify(tmp_path / "bundle"))
+    assert all(check.passed for check in report.checks)
+    manifest = open_bundle(tmp_path / "bundle").manifest
+    precision = "int8" if quantize == "int8" else "float32"
+    assert {layer.precision for part in manifest.parts.values() for layer in part.layers} == {precision}
+    assert (manifest.document["quantization"] is None) == (quantize == "none")
+    assert manifest.document["versions"]["torch"] == torch.__version__.split("+")[0]
+    ae = Autoencoder.load(tmp_path / "bundle")
+    with torch.inference_mode():
+        expected = model.encoder(torch.from_numpy(images[:7].astype(np.float32) / 255)).numpy()
+    tolerance = 1e-5 if quantize == "none" else 0.1 * np.ptp(expected)
+    np.testing.assert_allclose(ae.encode(images[:7]), expected, atol=tolerance)
+    assert any("parity" in stage for stage in stages)
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "1 x 16 x 16 images" in card
+    assert f"| {precision} |" in card
+
+
+def test_the_same_export_gives_the_same_bytes(model, images, tmp_path):
+    for name in ("a", "b"):
+        export(model, tmp_path / name, quantize="int8", calibration=images)
+    first, second = digest(tmp_path / "a"), digest(tmp_path / "b")
+    assert first["decoder.onnx"] == second["decoder.onnx"]
+    assert first == second
+
+
+def test_a_float32_export_needs_no_images(model, tmp_path):
+    export(model, tmp_path / "bundle")
+    manifest = open_bundle(tmp_path / "bundle").manifest
+    assert manifest.latent.low is None  # no range was observed, none is claimed
+    assert all(check.passed for check in verify(tmp_path / "bundle"))
+
+
+def test_int8_without_images_is_refused(model, tmp_path):
+    with pytest.raises(InputError, match="needs calibration images"):
+        export(model, tmp_path / "bundle", quantize="int8")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        (np.zeros((10, 1, 15, 16), np.uint8), "15"),
+        (np.zeros((0, 1, 16, 16), np.uint8), "at least two"),
+        (np.zeros((1, 1, 16, 16), np.uint8), "at least two"),
+        (np.full((10, 1, 16, 16), np.nan, np.float32), "nan"),
+        (np.full((10, 1, 16, 16), 7, np.float32), "from 0 to 1"),
+    ],
+)
+def test_bad_calibration_images_are_refused(model, tmp_path, calibration, words):
+    with pytest.raises(InputError, match=words):
+        export(model, tmp_path / "bundle", quantize="int8", calibration=calibration)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_quantisation(model, tmp_path):
+    with pytest.raises(InputError, match="none, int8"):
+        export(model, tmp_path / "bundle", quantize="int4")
+
+
+def test_a_bundle_is_replaced_only_with_leave(model, images, tmp_path):
+    out = tmp_path / "bundle"
+    export(model, out)
+    before = digest(out)
+    with pytest.raises(InputError, match="--overwrite"):
+        export(model, out, quantize="int8", calibration=images)
+    assert digest(out) == before
+    export(model, out, quantize="int8", calibration=images, overwrite=True)
+    assert digest(out) != before
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_other_peoples_folders_are_left_alone(model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.jpg").write_text("precious")
+    with pytest.raises(InputError, match="not a bundle"):
+        export(model, tmp_path / "photos", overwrite=True)
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(InputError, match="is a file"):
+        export(model, tmp_path / "file", overwrite=True)
+    assert (tmp_path / "photos" / "one.jpg").read_text() == "precious"
+
+
+def test_a_failed_parity_leaves_nothing(model, images, tmp_path, monkeypatch):
+    from edgeae_export import pipeline
+
+    def wrong_trace(module, example, *names):
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.mul_(1.01)
+        traced = real_trace(module, example, *names)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.div_(1.01)
+        return traced
+
+    real_trace = pipeline.trace
+    monkeypatch.setattr(pipeline, "trace", wrong_trace)
+    with pytest.raises(ParityError, match="Nothing was written"):
+        export(model, tmp_path / "bundle", calibration=images)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,72 @@
+"""Simplification is re-checked: what changes results is dropped, with a notice."""
+
+import numpy as np
+import onnx
+import onnxsim
+import pytest
+import torch
+from edgeae_export.graph import runner
+from edgeae_export.simplify import simplify
+from edgeae_export.trace import trace
+from torch import nn
+
+
+@pytest.fixture
+def traced(model):
+    return trace(model.encoder, torch.zeros(2, 1, 16, 16), "image", "latent")
+
+
+@pytest.fixture
+def inputs(images):
+    return images[:13].astype(np.float32) / 255
+
+
+def test_it_simplifies_and_keeps_the_results(inputs):
+    class Wasteful(nn.Module):
+        def forward(self, x):
+            return (x.flatten(1).unsqueeze(1).squeeze(1) + 0.0 + torch.zeros(3).sum()) * torch.ones(256).cumsum(0)
+
+    graph = trace(Wasteful().eval(), torch.zeros(2, 1, 16, 16), "image", "latent")
+    simplified, report = simplify(graph, inputs, 1e-4)
+    assert not report.notice
+    assert sum(report.operators_after.values()) <= sum(report.operators_before.values())
+    np.testing.assert_allclose(runner(simplified)(inputs), runner(graph)(inputs), rtol=1e-6)
+
+
+def test_a_simplifier_that_changes_results_is_dropped(traced, inputs, monkeypatch):
+    def wrong(graph):
+        other = onnx.ModelProto()
+        other.CopyFrom(graph)
+        weights = onnx.numpy_helper.to_array(other.graph.initializer[0]) * 1.01
+        other.graph.initializer[0].CopyFrom(
+            onnx.numpy_helper.from_array(weights.astype(np.float32), other.graph.initializer[0].name)
+        )
+        return other, True
+
+    monkeypatch.setattr(onnxsim, "simplify", wrong)
+    kept, report = simplify(traced, inputs, 1e-6)
+    assert kept is traced
+    assert "changed the outputs by" in report.notice
+
+
+def test_a_simplifier_that_fails_is_dropped(traced, inputs, monkeypatch):
+    def failing(graph):
+        raise RuntimeError("out of ideas")
+
+    monkeypatch.setattr(onnxsim, "simplify", failing)
+    kept, report = simplify(traced, inputs, 1e-6)
+    assert kept is traced
+    assert "out of ideas" in report.notice
+
+
+def test_a_simplifier_that_freezes_the_batch_is_dropped(traced, inputs, monkeypatch):
+    def freezing(graph):
+        other = onnx.ModelProto()
+        other.CopyFrom(graph)
+        other.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+        return other, True
+
+    monkeypatch.setattr(onnxsim, "simplify", freezing)
+    kept, report = simplify(traced, inputs, 1e-6)
+    assert kept is traced
+    assert "inputs or outputs" in report.notice
