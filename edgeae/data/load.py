@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,10 @@ def load_images(
     """
     tell = on_progress or (lambda step: None)
     if name == "sample":
-        return read_fashion_mnist(SAMPLE_FOLDER, name, SAMPLE_MD5)
+        return dataclasses.replace(
+            read_fashion_mnist(SAMPLE_FOLDER, name, SAMPLE_MD5),
+            source="the part of Fashion-MNIST that comes with edgeae",
+        )
     if name == "fashion-mnist":
         return _fashion_mnist(folder, download, tell)
     path = Path(name).expanduser()

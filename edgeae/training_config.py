@@ -1,0 +1,50 @@
+"""How to train: every setting of a run, validated once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from edgeae_runtime.errors import InputError
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings of a training run.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+
+    epochs: int = 3
+    """Passes over the training images, in all: a resumed run counts those already done."""
+    batch_size: int = 128
+    """Images per step, over all processes together."""
+    learning_rate: float = 1e-3
+    """Adam's step size; held for the first half of all steps, then lowered linearly to zero."""
+    seed: int = 0
+    """Decides the initial weights and the order of the images."""
+    precision: str = "auto"
+    """`float32`; `bfloat16` for the convolutions with float32 weights and loss; `auto` for bfloat16 where the device is
+    built for it and a probe shows that the loss does not suffer."""
+    channels_last: bool = True
+    """Whether images lie in memory with the channels of a pixel side by side, which convolutions read faster."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `mps`, or `auto` for the fastest one there is."""
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("epochs", 1, 1 << 31), ("batch_size", 1, 1 << 31), ("seed", 0, (1 << 63) - 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise InputError(f"Got {name} = {value!r}, expected a whole number from {least} to {most}.")
+        rate = self.learning_rate
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
+            raise InputError(f"Got learning_rate = {rate!r}, expected a number above 0; 0.001 is a good start.")
+        if not isinstance(self.channels_last, bool):
+            raise InputError(f"Got channels_last = {self.channels_last!r}, expected True or False.")
+        for name, choices in (("precision", PRECISIONS), ("device", DEVICES)):
+            if getattr(self, name) not in choices:
+                raise InputError(f"Got {name} = {getattr(self, name)!r}, expected one of {', '.join(choices)}.")
