@@ -69,7 +69,10 @@ def as_latents(latents: object, spec: TensorSpec) -> tuple[Float32Array, bool]:
 
 
 def _as_array(value: object, name: str) -> NDArray[Any]:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # nested lists of unequal lengths
+        array = np.asarray(None)
     if array.dtype == object:
         raise InputError(f"Got {name} of type {type(value).__name__}, expected one numpy array of numbers.")
     return array

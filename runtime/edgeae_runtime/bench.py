@@ -32,6 +32,9 @@ class Case:
     batch: int
     threads: int
 
+    def __str__(self) -> str:
+        return f"{self.part}, batch {self.batch}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -116,11 +119,9 @@ def bench_bundle(
     bundle = open_bundle(path)
     inputs = bench_inputs(bundle.manifest)
     rows: list[Row] = []
-    for count in threads:
+    for count in _positive("thread count", threads):
         runs = bundle_runs(Autoencoder.from_bundle(bundle, provider, threads=count, spinning=True))
-        for case in cases(parts or list(runs), batches, [count]):
-            if case.part not in runs:
-                raise InputError(f"The bundle has no {case.part} to time; it has {', '.join(runs)}.")
+        for case in cases(parts, batches, count, runs):
             if on_case:
                 on_case(case)
             rows += time_case(case, {"bundle": runs[case.part]}, inputs(case))
@@ -131,16 +132,22 @@ def bench_bundle(
     return document(rows, starts)
 
 
-def cases(parts: Sequence[str], batches: Sequence[int], threads: Sequence[int]) -> list[Case]:
-    """Every combination.
+def cases(parts: Sequence[str] | None, batches: Sequence[int], threads: int, runs: Mapping[str, Run]) -> list[Case]:
+    """Every part with every batch; by default all the parts there are.
 
     Raises:
-        InputError: a batch or a thread count below 1.
+        InputError: a batch below 1, or a part that the bundle lacks.
     """
-    for name, numbers in (("batch", batches), ("thread count", threads)):
-        if not numbers or min(numbers) < 1:
-            raise InputError(f"Got {name}s {list(numbers)}, expected whole numbers from 1, such as 1,64.")
-    return [Case(part, batch, count) for count in threads for part in parts for batch in batches]
+    missing = set(parts or ()) - runs.keys()
+    if missing:
+        raise InputError(f"The bundle has no {', '.join(sorted(missing))} to time; it has {', '.join(runs)}.")
+    return [Case(part, batch, threads) for part in parts or runs for batch in _positive("batch", batches)]
+
+
+def _positive(name: str, numbers: Sequence[int]) -> Sequence[int]:
+    if not numbers or min(numbers) < 1:
+        raise InputError(f"Got {name} {list(numbers)}, expected whole numbers from 1, such as 1,64.")
+    return numbers
 
 
 def document(rows: Sequence[Row], starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -63,13 +63,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    batches, threads = commands.numbers(options.batch), commands.numbers(options.threads)
     report = commands.bench(
-        options.bundle,
-        options.part,
-        options.batch,
-        options.threads,
-        options.provider,
-        lambda case: _say(f"… {case}"),
+        options.bundle, options.part, batches, threads, options.provider, lambda case: _say(f"… {case}")
     )
     for line in commands.bench_lines(report):
         _say(line)

@@ -1,4 +1,4 @@
-"""What the first image costs: run as a process of its own, `python -m edgeae_runtime.cold_start BUNDLE PART PROVIDER`.
+"""What the first image costs.
 
 Start-up and memory can only be measured in a fresh process, so `measure` starts several and takes medians.
 """
@@ -50,12 +50,17 @@ def _one(command: Sequence[str]) -> dict[str, float]:
 
 def bundle_command(bundle: str | Path, part: str, provider: str) -> list[str]:
     """The command that measures a bundle's part."""
-    return [sys.executable, "-m", "edgeae_runtime.cold_start", str(bundle), part, provider]
+    return process("edgeae_runtime.cold_start", str(bundle), part, provider)
 
 
-def main(bundle: str, part: str, provider: str) -> None:
+def process(module: str, *arguments: str) -> list[str]:
+    """The command that calls `module.main` with the time at which its imports began, and the arguments."""
+    code = f"import sys, time; start = time.monotonic_ns(); from {module} import main; main(start, *sys.argv[1:])"
+    return [sys.executable, "-c", code, *arguments]
+
+
+def main(start: int, bundle: str, part: str, provider: str) -> None:
     """Import, load, run once on zeros, and print the figures as JSON."""
-    start = time.monotonic_ns()
     from edgeae_runtime.autoencoder import Autoencoder
 
     imported = time.monotonic_ns()
@@ -85,7 +90,3 @@ def report(start: int, imported: int, loaded: int) -> None:
         "peak_memory_mib": peak_memory_mib() or float("nan"),
     }
     sys.stdout.write(json.dumps(figures) + "\n")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:4])

@@ -16,9 +16,7 @@ def digest(folder):
 @pytest.mark.parametrize("quantize", ["none", "int8"])
 def test_an_export_is_a_verified_bundle(model, images, tmp_path, quantize):
     stages = []
-    report = export(
-        model, tmp_path / "bundle", quantize=quantize, calibration=images, on_stage=stages.append
-    )
+    report = export(model, tmp_path / "bundle", quantize=quantize, calibration=images, on_stage=stages.append)
     assert sorted(digest(tmp_path / "bundle")) == [
         "README.md", "decoder.onnx", "encoder.onnx", "golden.npz", "manifest.json",
     ]  # fmt: skip

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 import torch
+from edgeae_export import export
+
 from edgeae.data import load_images
 from edgeae.model import Autoencoder, AutoencoderConfig
-from edgeae_export import export
 
 HERE = Path(__file__).parent
 

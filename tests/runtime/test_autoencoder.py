@@ -169,9 +169,9 @@ def test_a_bundle_of_one_half(edit_manifest):
 
 def test_providers_are_strict(bundle):
     assert Autoencoder.load(bundle, "auto").providers == {"encoder": "cpu", "decoder": "cpu"}
-    with pytest.raises(ProviderError, match="no provider named 'tpu'.*cpu, cuda, directml"):
+    with pytest.raises(ProviderError, match=r"no provider named 'tpu'.*cpu, cuda, directml"):
         Autoencoder.load(bundle, "tpu")
-    with pytest.raises(ProviderError, match="cuda.*edgeae-runtime\\[cuda\\]"):
+    with pytest.raises(ProviderError, match=r"cuda.*edgeae-runtime\[cuda\]"):
         Autoencoder.load(bundle, "cuda")
 
 

@@ -21,7 +21,7 @@ def test_a_graph_that_computes_something_else_fails(replace_file, int8_bundle):
     checks = verify(replace_file("decoder.onnx", (int8_bundle / "decoder.onnx").read_bytes()))
     failed = [check.what for check in checks if not check.passed]
     assert failed == ["decoder image", "round trip"]
-    with pytest.raises(ParityError, match="2 of 3 checks.*decoder image.*Do this"):
+    with pytest.raises(ParityError, match=r"2 of 3 checks.*decoder image.*Do this"):
         require(checks, "Do this.")
 
 

@@ -1,0 +1,180 @@
+"""Torch eager, plain ONNX Runtime and a bundle, timed against each other in one run, with the price in quality."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from edgeae_export import export
+from edgeae_export.parity import in_large_batches, reconstruction_rise, torch_runner
+from edgeae_runtime import Autoencoder, open_bundle
+from edgeae_runtime.arrays import Float32Array
+from edgeae_runtime.bench import Row, Run, bench_inputs, bundle_runs, cases, document, time_case
+from edgeae_runtime.cold_start import bundle_command, measure, process
+from edgeae_runtime.parity import mse, psnr
+from numpy.typing import NDArray
+
+from edgeae.checkpoint import Checkpoint
+
+TORCH, PLAIN, BUNDLE = "torch eager", "plain float32", "this bundle"
+"""The three variants; plain float32 is the same weights in ONNX Runtime, as torch exports them."""
+
+TIE = 0.03
+"""Ratios closer to one than this are called level: two runs of one variant differ by as much on a busy machine."""
+
+
+def bench_variants(
+    bundle: str | Path,
+    checkpoint: Checkpoint,
+    test_images: NDArray[np.uint8],
+    *,
+    parts: Sequence[str] | None = None,
+    batches: Sequence[int] = (1, 64),
+    threads: Sequence[int] = (1,),
+    provider: str = "cpu",
+    on_step: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Time the three variants of one model.
+
+    Args:
+        bundle: the bundle to judge.
+        checkpoint: the model it was exported from.
+        test_images: uint8 [n, channels, height, width], for the quality.
+        parts: `encoder`, `decoder`, `round-trip`; all the bundle has by default.
+        batches: images per call.
+        threads: threads per call.
+        provider: where the bundle runs; the other two run on the CPU.
+        on_step: told what is being measured.
+
+    Returns:
+        A document of schema `edgeae-bench` with `quality` and `verdict` added.
+    """
+    tell = on_step or (lambda step: None)
+    with tempfile.TemporaryDirectory(prefix="edgeae-bench-") as folder:
+        tell("export the plain float32 graphs to compare with")
+        plain = Path(folder) / "plain"
+        export(checkpoint, plain, held_out=test_images[:64])
+        rows = _rows(bundle, plain, checkpoint, parts, batches, threads, provider, tell)
+        tell("start fresh processes for start-up time and memory")
+        starts = _cold_starts(bundle, plain, checkpoint, provider)
+    tell("measure the quality on test images")
+    report = document(rows, starts)
+    report["machine"]["torch"] = torch.__version__
+    report["quality"] = bundle_quality(bundle, checkpoint, test_images, provider)
+    report["verdict"] = verdict(rows, report["quality"])
+    return report
+
+
+def bundle_quality(
+    bundle: str | Path, checkpoint: Checkpoint, test_images: NDArray[np.uint8], provider: str = "cpu"
+) -> dict[str, float | None]:
+    """What the bundle's outputs cost against torch float32, over the given images.
+
+    Returns:
+        `decoder_psnr_db` (None for no difference at all) and, when the encoder is there too,
+        `reconstruction_error_rise` (relative) and `reconstruction_mse`.
+    """
+    autoencoder = Autoencoder.load(bundle, provider)
+    images = test_images.astype(np.float32) / np.float32(255)
+    latents = torch_runner(checkpoint.encoder)(images)
+    reference = torch_runner(checkpoint.decoder)(latents)
+    quality: dict[str, float | None] = {}
+    if "decoder" in autoencoder.providers:
+        fidelity = psnr(reference, in_large_batches(autoencoder.decode, latents))
+        quality["decoder_psnr_db"] = round(fidelity, 2) if np.isfinite(fidelity) else None
+    if len(autoencoder.providers) == 2:
+        decoded = in_large_batches(autoencoder.reconstruct, images)
+        quality["reconstruction_mse"] = mse(images, decoded)
+        quality["reconstruction_error_rise"] = reconstruction_rise(images, reference, decoded)
+    return quality
+
+
+def verdict(rows: Sequence[Row], quality: dict[str, float | None]) -> str:
+    """One sentence: which variant wins the first case on this machine, and what it costs in quality."""
+    case = next((row.case for row in rows if row.case.part == "decoder"), rows[0].case)
+    times = {row.variant: row.latency.median_us for row in rows if row.case == case}
+    winner = min(times, key=lambda name: times[name])
+    others = ", ".join(_against(times[name] / times[winner], name) for name in times if name != winner)
+    sentence = f"Here {winner} wins ({case.part}, batch {case.batch}: {times[winner] / 1e3:.3f} ms), {others}"
+    if winner == BUNDLE:
+        return f"{sentence}; {_cost(quality)}."
+    ratio = times[BUNDLE] / times[winner]
+    if ratio < 1 + TIE:
+        return f"{sentence}; the bundle is level with it, and {_cost(quality)}."
+    return f"{sentence}: the bundle brings no speed on this machine ({_cost(quality)})."
+
+
+def _against(ratio: float, name: str) -> str:
+    return f"level with {name}" if ratio < 1 + TIE else f"{ratio:.2f}x faster than {name}"
+
+
+def _cost(quality: dict[str, float | None]) -> str:
+    fidelity, rise = quality.get("decoder_psnr_db"), quality.get("reconstruction_error_rise")
+    told = [] if fidelity is None else [f"{fidelity:.1f} dB PSNR against torch"]
+    if rise is not None:
+        told.append(f"{100 * rise:+.2f} % reconstruction error")
+    return "its price is " + (" and ".join(told) if told else "nothing: its outputs are torch's")
+
+
+def _rows(
+    bundle: str | Path,
+    plain: Path,
+    checkpoint: Checkpoint,
+    parts: Sequence[str] | None,
+    batches: Sequence[int],
+    threads: Sequence[int],
+    provider: str,
+    tell: Callable[[str], None],
+) -> list[Row]:
+    manifest = open_bundle(bundle).manifest
+    inputs = bench_inputs(manifest)
+    rows: list[Row] = []
+    before = torch.get_num_threads()
+    try:
+        for count in threads:
+            variants = {
+                TORCH: _torch_runs(checkpoint),
+                PLAIN: bundle_runs(Autoencoder.load(plain, threads=count, spinning=True)),
+                BUNDLE: bundle_runs(Autoencoder.load(bundle, provider, threads=count, spinning=True)),
+            }
+            torch.set_num_threads(count)
+            for case in cases(parts, batches, count, variants[BUNDLE]):
+                tell(f"time the {case}")
+                rows += time_case(case, {name: runs[case.part] for name, runs in variants.items()}, inputs(case))
+    finally:
+        torch.set_num_threads(before)
+    return rows
+
+
+def _torch_runs(checkpoint: Checkpoint) -> dict[str, Run]:
+    """Torch eager as a user would call it: inference mode, numpy in and out."""
+
+    def run(*modules: torch.nn.Module) -> Run:
+        def call(batch: Float32Array) -> Float32Array:
+            with torch.inference_mode():
+                tensor = torch.from_numpy(batch)
+                for module in modules:
+                    tensor = module(tensor)
+                result: Float32Array = tensor.numpy()
+            return result
+
+        return call
+
+    encoder, decoder = checkpoint.encoder, checkpoint.decoder
+    return {"encoder": run(encoder), "decoder": run(decoder), "round-trip": run(encoder, decoder)}
+
+
+def _cold_starts(bundle: str | Path, plain: Path, checkpoint: Checkpoint, provider: str) -> list[dict[str, Any]]:
+    starts: list[dict[str, Any]] = []
+    for part in open_bundle(bundle).manifest.parts:
+        commands = {
+            TORCH: process("edgeae.cold_start", str(checkpoint.path), part),
+            PLAIN: bundle_command(plain, part, "cpu"),
+            BUNDLE: bundle_command(bundle, part, provider),
+        }
+        starts += [{"variant": name, "part": part, **measure(command, runs=3)} for name, command in commands.items()]
+    return starts

@@ -1,0 +1,271 @@
+"""`edgeae`: parse, call one library function, print, map errors to exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from edgeae_runtime import commands
+from edgeae_runtime.cli import exit_status
+from edgeae_runtime.errors import InputError
+
+from edgeae import console
+
+if TYPE_CHECKING:
+    from edgeae.data import ImageSet
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Train an autoencoder, put its encoder and decoder on a device, and prove that nothing changed.",
+)
+
+# Heavy imports (torch, onnx, matplotlib) live inside the commands that need them: `edgeae --help` stays quick.
+
+Bundle = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
+BundleOption = Annotated[Path, typer.Option("--bundle", help="Folder of the bundle.")]
+Provider = Annotated[str, typer.Option(help="cpu, cuda, directml, or auto.")]
+Data = Annotated[str, typer.Option(help="fashion-mnist, sample, or a folder with Fashion-MNIST's files.")]
+Output = Annotated[Path, typer.Option("--out", help="Output file.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+CheckpointPath = Annotated[Path, typer.Argument(help="Folder of the checkpoint.")]
+
+DEFAULT_CHECKPOINT, DEFAULT_BUNDLE = Path("runs/latest"), Path("bundle")
+
+
+def main() -> None:
+    """Entry point of the `edgeae` command."""
+
+    def action() -> int:
+        app()
+        return 0
+
+    sys.exit(exit_status(action, sys.stderr, checking="verify" in sys.argv[1:2]))
+
+
+@app.command()
+def demo(
+    data: Data = "fashion-mnist",
+    epochs: Annotated[int, typer.Option(help="Epochs to train.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
+) -> None:
+    """Train, export float32 and int8, verify, time and draw: the whole story."""
+    from edgeae.demo import run_demo
+    from edgeae.training import TrainingConfig
+
+    images = _load_or_sample(data)
+    console.heading("edgeae demo")
+    with console.training_progress() as bar:
+        report = run_demo(
+            images, out, TrainingConfig(epochs=epochs), on_stage=lambda stage: bar.line(f"· {stage}"), on_training=bar
+        )
+    console.heading("Exported, int8")
+    console.show_export(report.exports["int8"])
+    console.heading("Speed")
+    console.show_bench(report.bench)
+    console.heading("Pictures")
+    for picture in report.pictures:
+        console.say(f"  {picture}")
+    console.say(f"\nEverything measured stands in {out / 'metrics.json'}.")
+    console.next_command(f"edgeae-runtime sample 16 --bundle {out / 'bundle-int8'} --out new.png")
+
+
+@app.command()
+def train(
+    data: Data = "fashion-mnist",
+    latent_dim: Annotated[int, typer.Option(help="Numbers in a latent.")] = 2,
+    image_size: Annotated[int, typer.Option(help="Height and width the images are padded to, a multiple of 8.")] = 32,
+    epochs: Annotated[int, typer.Option(help="Epochs in all.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="Adam's step size at the start.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="The same seed on the same machine gives the same weights.")] = 0,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = DEFAULT_CHECKPOINT,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished epoch.")] = False,
+) -> None:
+    """Train the autoencoder; every finished epoch is a checkpoint."""
+    from edgeae.data import load_images
+    from edgeae.model import AutoencoderConfig
+    from edgeae.training import TrainingConfig
+    from edgeae.training import train as train_model
+
+    images = load_images(data, on_progress=console.say)
+    config = AutoencoderConfig(image_size=image_size, channels=images.train_images.shape[1], latent_dim=latent_dim)
+    training = TrainingConfig(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        precision=precision,
+        device=device,
+    )
+    if console.is_main_process():
+        console.say(
+            f"{len(images.train_images):,} training and {len(images.test_images):,} test images: {images.source}"
+        )
+    with console.training_progress() as bar:
+        try:
+            checkpoint = train_model(images, out, config, training, resume=resume, on_progress=bar)
+        except KeyboardInterrupt:
+            bar.line("Stopped. The last finished epoch is kept.")
+            bar.line(f"Next: edgeae train --resume --out {out}")
+            sys.exit(130)
+    if console.is_main_process():
+        console.show_training(checkpoint)
+        console.next_command(f"edgeae export {'' if out == DEFAULT_CHECKPOINT else f'{out} '}--quantize int8")
+
+
+@app.command()
+def export(
+    checkpoint: CheckpointPath = DEFAULT_CHECKPOINT,
+    out: Annotated[Path, typer.Option(help="Folder of the bundle.")] = DEFAULT_BUNDLE,
+    quantize: Annotated[str, typer.Option(help="none or int8.")] = "none",
+    calibration: Annotated[
+        str | None, typer.Option(help="Images to calibrate int8 with; by default the checkpoint's training set.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Export separate encoder and decoder graphs, checked against torch, as a bundle."""
+    from edgeae.export import export_checkpoint
+
+    console.heading(f"Export {checkpoint} to {out}")
+    with console.StageLog() as stages:
+        report = export_checkpoint(
+            checkpoint, out, quantize=quantize, calibration=calibration, overwrite=overwrite, on_stage=stages
+        )
+    console.show_export(report)
+    console.say(f"\nWrote the bundle {out}")
+    console.next_command(f"edgeae-runtime verify {out}" if out != DEFAULT_BUNDLE else "edgeae bench")
+
+
+@app.command()
+def verify(
+    bundle: Bundle = DEFAULT_BUNDLE,
+    checkpoint: Annotated[Path | None, typer.Option(help="Compare with this checkpoint's torch model too.")] = None,
+    provider: Provider = "cpu",
+    json: Json = None,
+) -> None:
+    """Check the hashes and replay the golden vectors; with a checkpoint, compare with torch itself."""
+    checks = commands.verify(str(bundle), provider)
+    if checkpoint is not None:
+        from edgeae.export import verify_against_torch
+
+        checks += verify_against_torch(bundle, checkpoint, provider)
+    console.show_checks(checks)
+    _write_json(json, commands.verify_document(checks))
+    commands.require_parity(checks)
+    console.next_command(f"edgeae bench {bundle}")
+
+
+@app.command()
+def bench(
+    bundle: Bundle = DEFAULT_BUNDLE,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Compare with this checkpoint in torch and in plain ONNX Runtime.")
+    ] = None,
+    part: Annotated[list[str] | None, typer.Option(help="encoder, decoder or round-trip; may be repeated.")] = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes, such as 1,64.")] = "1,64",
+    threads: Annotated[str, typer.Option(help="Thread counts, such as 1,2.")] = "1",
+    provider: Provider = "cpu",
+    json: Json = None,
+) -> None:
+    """Time the bundle; with the checkpoint it came from, against torch and plain ONNX Runtime."""
+    from edgeae.export import bench_checkpoint
+
+    _check_parts(part)
+    source = checkpoint or (DEFAULT_CHECKPOINT if DEFAULT_CHECKPOINT.exists() else None)
+    batches, counts = commands.numbers(batch), commands.numbers(threads)
+    with console.StageLog() as stages:
+        if source is None:
+            report = commands.bench(str(bundle), part, batches, counts, provider, lambda case: stages(str(case)))
+        else:
+            report = bench_checkpoint(
+                bundle, source, parts=part, batches=batches, threads=counts, provider=provider, on_step=stages
+            )
+    console.show_bench(report)
+    _write_json(json, report)
+    console.next_command(f"edgeae inspect {bundle}")
+
+
+@app.command()
+def inspect(bundle: Bundle = DEFAULT_BUNDLE) -> None:
+    """Show what a bundle holds: layers and their precision, quality, versions."""
+    from edgeae_runtime import open_bundle
+
+    console.show_manifest(open_bundle(bundle).manifest)
+    console.next_command(f"edgeae verify {bundle}")
+
+
+def _add_conversion(name: str, help_text: str) -> None:
+    """`encode`, `decode` and `reconstruct` differ only in the function they call."""
+
+    def command(
+        source: Annotated[Path, typer.Argument(metavar="INPUT", help="Input file or folder.")],
+        out: Output,
+        bundle: BundleOption = DEFAULT_BUNDLE,
+        provider: Provider = "cpu",
+    ) -> None:
+        convert: Callable[[str, str, str, str], str] = getattr(commands, name)
+        console.say(convert(str(bundle), str(source), str(out), provider))
+
+    app.command(name, help=help_text)(command)
+
+
+for _name, _help in commands.CONVERSIONS.items():
+    _add_conversion(_name, _help)
+
+
+@app.command()
+def sample(
+    out: Output,
+    count: Annotated[int, typer.Argument(help="How many images.")] = 16,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same latents everywhere.")] = None,
+    bundle: BundleOption = DEFAULT_BUNDLE,
+    provider: Provider = "cpu",
+) -> None:
+    """Decode random latents: new images."""
+    console.say(commands.sample(str(bundle), count, seed, str(out), provider))
+
+
+@app.command()
+def interpolate(
+    start: Annotated[Path, typer.Argument(help="File with one image or one latent.")],
+    end: Annotated[Path, typer.Argument(help="File with one image or one latent.")],
+    out: Output,
+    steps: Annotated[int, typer.Option(help="Images in all, both ends included.")] = 9,
+    bundle: BundleOption = DEFAULT_BUNDLE,
+    provider: Provider = "cpu",
+) -> None:
+    """Decode the straight line between two images or latents."""
+    console.say(commands.interpolate(str(bundle), str(start), str(end), steps, str(out), provider))
+
+
+def _load_or_sample(name: str) -> ImageSet:
+    """The named images; the demo alone falls back to the embedded sample, and says so loudly."""
+    from edgeae.data import load_images
+
+    try:
+        return load_images(name, on_progress=console.say)
+    except InputError as error:
+        if name != "fashion-mnist":
+            raise
+        console.warn(f"{error}\n\nThe demo goes on with the embedded sample of 5,000 images: its losses are worse.")
+        return load_images("sample")
+
+
+def _check_parts(parts: list[str] | None) -> None:
+    unknown = set(parts or ()) - set(commands.BENCH_PARTS)
+    if unknown:
+        raise InputError(f"Got part {', '.join(unknown)}, expected {', '.join(commands.BENCH_PARTS)}.")
+
+
+def _write_json(path: Path | None, report: dict[str, Any]) -> None:
+    if path is not None:
+        commands.write_json(path, report)
+        console.say(f"Wrote {path}")

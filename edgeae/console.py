@@ -1,0 +1,222 @@
+"""How results look in a terminal: tables, progress and sentences, all through rich."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from edgeae_export import ExportReport
+from edgeae_runtime.commands import check_lines
+from edgeae_runtime.manifest import Manifest
+from edgeae_runtime.parity import Check
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from edgeae.checkpoint import Checkpoint
+from edgeae.training import TrainingProgress
+
+_WIDTH_WITHOUT_TERMINAL = 120  # logs and pipes: rich would break tables at 80
+
+console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
+
+
+def say(text: str = "") -> None:
+    """Print plain text."""
+    console.print(escape(text), soft_wrap=True)
+
+
+def heading(text: str) -> None:
+    """Print the title of a step."""
+    console.print(f"\n[bold]{escape(text)}[/bold]")
+
+
+def warn(text: str) -> None:
+    """Print what must not be overlooked, in a frame."""
+    console.print(Panel(escape(text), title="notice", border_style="yellow"))
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that talks, where several train together."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def next_command(command: str) -> None:
+    """Print the exact command to try next."""
+    console.print(f"\nNext: [bold cyan]{escape(command)}[/bold cyan]", soft_wrap=True)
+
+
+class StageLog:
+    """Prints each stage as it begins; a spinner shows that it is alive where there is a terminal."""
+
+    def __init__(self) -> None:
+        self._status = console.status("")
+
+    def __enter__(self) -> StageLog:
+        if console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._status.stop()
+
+    def __call__(self, stage: str) -> None:
+        """Begin a stage."""
+        if console.is_terminal:
+            self._status.update(f"{escape(stage)} …")
+        console.print(f"  [dim]·[/dim] {escape(stage)}")
+
+
+@contextmanager
+def training_progress() -> Iterator[TrainingBar]:
+    """A bar for the running epoch with the loss and the time left; one line stays per finished epoch."""
+    progress = Progress(
+        SpinnerColumn(),
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]} left"),
+        console=console,
+        transient=True,
+    )
+    with progress:
+        yield TrainingBar(progress)
+
+
+class TrainingBar:
+    """Receives training's progress events."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=1, epoch="1", loss="–", left="–")
+
+    def __call__(self, event: TrainingProgress) -> None:
+        """Show one event."""
+        minutes, seconds = divmod(int(event.seconds_left), 60)
+        self._progress.update(
+            self._task,
+            completed=event.step,
+            total=event.steps,
+            epoch=f"{event.epoch}/{event.epochs}",
+            loss=f"{event.loss:.4f}",
+            left=f"{minutes}:{seconds:02d}",
+        )
+        if event.validation_loss is not None:
+            self.line(
+                f"  epoch {event.epoch} of {event.epochs}: training loss {event.loss:.4f}, "
+                f"validation loss {event.validation_loss:.4f}"
+            )
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(escape(text))
+
+
+def show_training(checkpoint: Checkpoint) -> None:
+    """The loss after every epoch, beside the floor that nothing can go below."""
+    titles = ("epoch", "training loss", "validation loss", "entropy floor", "seconds")
+    table = _table(*titles, right=titles)
+    for record in checkpoint.history:
+        losses = (record.train_loss, record.validation_loss, checkpoint.entropy_floor)
+        table.add_row(str(record.epoch), *(f"{loss:.4f}" for loss in losses), f"{record.seconds:.1f}")
+    console.print(table)
+    say(f"Wrote the checkpoint {checkpoint.path}")
+
+
+def show_export(report: ExportReport) -> None:
+    """Operators and sizes before and after, then the parity lines."""
+    table = _table("part", "stage", "kB", "operators", right=("kB",))
+    for name, part in report.parts.items():
+        simplification = part.simplification
+        stages = (
+            ("traced", simplification.bytes_before, simplification.operators_before),
+            ("simplified", simplification.bytes_after, simplification.operators_after),
+            ("exported", part.bytes, part.operators),
+        )
+        for stage, size, operators in stages:
+            counts = ", ".join(f"{count} {operator}" for operator, count in operators.items())
+            table.add_row(name if stage == "traced" else "", stage, f"{size / 1000:,.1f}", counts)
+        if simplification.notice:
+            say(f"Simplification of the {name} was dropped: {simplification.notice}.")
+    console.print()
+    console.print(table)
+    heading("Parity with torch")
+    show_checks(report.checks)
+
+
+def show_checks(checks: Sequence[Check]) -> None:
+    """One line per check: tick or cross, measured, limit, place of the worst element."""
+    for check, line in zip(checks, check_lines(checks), strict=True):
+        colour = "green" if check.passed else "bold red"
+        console.print(f"[{colour}]{line[0]}[/{colour}]{escape(line[1:])}", soft_wrap=True)
+
+
+def show_bench(report: dict[str, Any]) -> None:
+    """Latency, throughput and start-up of every variant, then the verdict."""
+    machine = report["machine"]
+    torch_version = f", torch {machine['torch']}" if "torch" in machine else ""
+    say(
+        f"{machine['processor']} ({', '.join(machine['instruction_sets'])}), {machine['cores']} cores, "
+        f"Python {machine['python']}, ONNX Runtime {machine['onnxruntime']}{torch_version}"
+    )
+    figures = ("median ms", "p90", "p99", "images/s")
+    table = _table("part", "batch", "threads", "variant", *figures, right=("batch", "threads", *figures))
+    previous = None
+    for row in report["rows"]:
+        case = (row["part"], row["batch"], row["threads"])
+        cells = [f"{row[key] / 1e3:.3f}" for key in ("median_us", "p90_us", "p99_us")]
+        repeated = case == previous
+        table.add_row(
+            *("" if repeated else str(value) for value in case),
+            row["variant"],
+            *cells,
+            f"{row['images_per_second']:,.0f}",
+        )
+        previous = case
+    console.print(table)
+    keys = ("import_ms", "load_ms", "first_call_ms", "total_ms", "peak_memory_mib")
+    titles = ("import ms", "load ms", "first call ms", "in all ms", "peak MiB")
+    starts = _table("first output of", "variant", *titles, right=titles)
+    for start in report["cold_start"]:
+        starts.add_row(start["part"], start["variant"], *(f"{start[key]:,.1f}" for key in keys))
+    console.print()
+    console.print(starts)
+    if "verdict" in report:
+        console.print()
+        console.print(f"[bold]{escape(report['verdict'])}[/bold]", soft_wrap=True)
+
+
+def show_manifest(manifest: Manifest) -> None:
+    """What a bundle holds."""
+    channels, height, width = manifest.image_shape
+    say(f"Images {channels} x {height} x {width}, latents of {manifest.latent.dim} numbers")
+    table = _table("part", "layer", "operator", "precision")
+    for name, part in manifest.parts.items():
+        size = f"{name} ({part.record.bytes:,} bytes)"
+        for layer in part.layers:
+            table.add_row(size, layer.name, layer.op, layer.precision)
+            size = ""
+    console.print(table)
+    quality = manifest.document.get("quality", {})
+    if quality:
+        say(
+            f"Mean squared error {quality['reconstruction_mse']:.5f}, torch float32 "
+            f"{quality['reconstruction_mse_torch']:.5f} ({100 * quality['reconstruction_error_rise']:+.3f} %)"
+        )
+    versions = manifest.document.get("versions", {})
+    say("Made with " + ", ".join(f"{tool} {version}" for tool, version in versions.items()))
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "operators")
+    return table

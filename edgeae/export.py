@@ -1,0 +1,138 @@
+"""From a checkpoint on disk to what the exporter and the benchmark need: the model and its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from edgeae_export import ExportReport
+from edgeae_export import export as export_model
+from edgeae_export.images import HELD_OUT_IMAGES, choose_images
+from edgeae_export.parity import check_parity, make_reference
+from edgeae_runtime import Autoencoder
+from edgeae_runtime.errors import InputError
+from edgeae_runtime.images import read_images
+from edgeae_runtime.manifest import Preprocessing
+from edgeae_runtime.parity import Check
+from numpy.typing import NDArray
+
+from edgeae.benchmark import bench_variants
+from edgeae.checkpoint import Checkpoint, load_checkpoint
+from edgeae.data import DATA_SETS, load_images, prepare
+
+
+def export_checkpoint(
+    path: str | Path,
+    out: str | Path,
+    *,
+    quantize: str = "none",
+    calibration: str | None = None,
+    overwrite: bool = False,
+    on_stage: Callable[[str], None] | None = None,
+) -> ExportReport:
+    """Export a checkpoint, calibrated on its own training set unless told otherwise, measured on its test set.
+
+    Args:
+        path: the checkpoint's folder.
+        out: the bundle's folder.
+        quantize: `"none"` or `"int8"`.
+        calibration: a data set's name, a folder of pictures, or a .npy or .npz file; None for the training set.
+        overwrite: whether an existing bundle may be replaced.
+        on_stage: told the name of each stage when it begins.
+
+    Raises:
+        InputError, ParityError: as `edgeae_export.export`, or the images cannot be had.
+    """
+    checkpoint = load_checkpoint(path)
+    train_images, test_images = checkpoint_images(checkpoint)
+    if calibration is not None:
+        train_images = _calibration_images(calibration, checkpoint)
+    return export_model(
+        checkpoint,
+        out,
+        quantize=quantize,
+        calibration=train_images,
+        held_out=test_images,
+        overwrite=overwrite,
+        on_stage=on_stage,
+    )
+
+
+def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provider: str = "cpu") -> list[Check]:
+    """Compare a bundle with the torch model of a checkpoint, on its test images.
+
+    Raises:
+        InputError: the checkpoint or its images cannot be had, or the bundle lacks one half.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    _, test_images = checkpoint_images(checkpoint)
+    autoencoder = Autoencoder.load(bundle, provider)
+    check_same_shape(autoencoder, checkpoint)
+    images = choose_images(checkpoint.image_shape, None, test_images)
+    reference = make_reference(checkpoint.encoder, checkpoint.decoder, images.held_out)
+    precision = {name: part.precision for name, part in autoencoder.manifest.parts.items()}
+    return check_parity(reference, autoencoder.encode, autoencoder.decode, precision)
+
+
+def bench_checkpoint(
+    bundle: str | Path,
+    checkpoint_path: str | Path,
+    *,
+    parts: Sequence[str] | None,
+    batches: Sequence[int],
+    threads: Sequence[int],
+    provider: str,
+    on_step: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Time a bundle against the torch model it came from; the arguments are those of `bench_variants`."""
+    checkpoint = load_checkpoint(checkpoint_path)
+    _, test_images = checkpoint_images(checkpoint)
+    check_same_shape(Autoencoder.load(bundle, provider), checkpoint)
+    return bench_variants(
+        bundle,
+        checkpoint,
+        test_images[:HELD_OUT_IMAGES],
+        parts=parts,
+        batches=batches,
+        threads=threads,
+        provider=provider,
+        on_step=on_step,
+    )
+
+
+def checkpoint_images(checkpoint: Checkpoint) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The training and test images a checkpoint was made with, prepared: uint8 [n, channels, height, width]."""
+    data = load_images(checkpoint.data_name)
+    size = checkpoint.config.image_size
+    return prepare(data.train_images, size), prepare(data.test_images, size)
+
+
+def check_same_shape(autoencoder: Autoencoder, checkpoint: Checkpoint) -> None:
+    """Refuse to compare a bundle with a checkpoint of another shape.
+
+    Raises:
+        InputError: they differ, or the bundle lacks one half.
+    """
+    manifest = autoencoder.manifest
+    found = (sorted(manifest.parts), manifest.image_shape, manifest.latent.dim)
+    expected = (["decoder", "encoder"], checkpoint.image_shape, checkpoint.latent_dim)
+    if found != expected:
+        raise InputError(
+            f"The bundle {autoencoder.path} (parts, image shape, latent size: {found}) was not exported from "
+            f"{checkpoint.path} ({expected}). Give the checkpoint it came from, as --checkpoint."
+        )
+
+
+def _calibration_images(source: str, checkpoint: Checkpoint) -> NDArray[np.uint8]:
+    """Images named on the command line: a data set, a folder of pictures, or an array in a file."""
+    if source in DATA_SETS:
+        return prepare(load_images(source).train_images, checkpoint.config.image_size)
+    document = checkpoint.preprocessing
+    preprocessing = Preprocessing(
+        source_size=cast("tuple[int, int] | None", document["source_size"]),
+        pad=cast("tuple[int, int, int, int]", document["pad"]),
+        scale=cast("float", document["scale"]),
+    )
+    return read_images(source, checkpoint.image_shape, preprocessing)
