@@ -1,0 +1,94 @@
+"""The model is the one described, and refuses sizes it cannot have."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from edgeae_runtime.errors import InputError
+from torch import nn
+
+from edgeae import Autoencoder, AutoencoderConfig
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_default_model_has_the_published_number_of_parameters():
+    model = Autoencoder()
+    assert parameters(model.encoder) == 96_770
+    assert parameters(model.decoder) == 246_273
+    assert parameters(model) == 343_043
+
+
+def test_layers_are_those_of_the_book():
+    model = Autoencoder()
+    encoder = [layer for layer in model.encoder.modules() if isinstance(layer, nn.Conv2d)]
+    assert [(layer.in_channels, layer.out_channels, layer.stride) for layer in encoder] == [
+        (1, 32, (2, 2)),
+        (32, 64, (2, 2)),
+        (64, 128, (2, 2)),
+    ]
+    decoder = [layer for layer in model.decoder.modules() if isinstance(layer, nn.ConvTranspose2d)]
+    assert [(layer.in_channels, layer.out_channels, layer.output_padding) for layer in decoder] == [
+        (128, 128, (1, 1)),
+        (128, 64, (1, 1)),
+        (64, 32, (1, 1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        AutoencoderConfig(),
+        AutoencoderConfig(latent_dim=16, widths=(4, 8)),
+        AutoencoderConfig(image_size=48, channels=3, widths=(4, 8, 8, 4)),
+        AutoencoderConfig(image_size=2, widths=(3,)),
+    ],
+)
+def test_shapes_and_ranges(config):
+    model = Autoencoder(config).eval()
+    images = torch.rand(5, *config.image_shape)
+    latents = model.encoder(images)
+    decoded = model.decoder(latents)
+    assert latents.shape == (5, config.latent_dim)
+    assert decoded.shape == images.shape
+    assert decoded.min() >= 0
+    assert decoded.max() <= 1
+    torch.testing.assert_close(decoded, model.decoder.logits(latents).sigmoid())
+    torch.testing.assert_close(model(images), model.decoder.logits(latents))
+
+
+def test_any_point_of_the_plane_decodes():
+    points = torch.tensor([[0.0, 0.0], [1e4, -1e4], [-3.5, 200.0]])
+    assert Autoencoder().decoder(points).isfinite().all()
+
+
+def test_initial_weights_are_he_uniform_with_the_taps_that_count():
+    model = Autoencoder()
+    convolution, transposed = model.encoder.convolutions[2], model.decoder.transposed_convolutions[0]
+    for layer, fan_in in ((convolution, 32 * 9), (transposed, 128 * 9 / 4)):
+        bound = math.sqrt(6 / fan_in)
+        assert 0.99 * bound < layer.weight.abs().max() <= bound
+        assert (layer.bias == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"image_size": 28}, "multiple of 8"),
+        ({"image_size": 0}, "image_size = 0"),
+        ({"channels": -1}, "channels = -1"),
+        ({"latent_dim": 0}, "latent_dim = 0"),
+        ({"latent_dim": True}, "latent_dim = True"),
+        ({"latent_dim": 2.0}, "latent_dim = 2.0"),
+        ({"widths": ()}, "0 widths"),
+        ({"widths": (32, 0)}, "widths = 0"),
+        ({"widths": (1 << 20,)}, "to 65536"),
+    ],
+)
+def test_impossible_shapes_are_refused(fields, told):
+    with pytest.raises(InputError, match=told):
+        AutoencoderConfig(**fields)
