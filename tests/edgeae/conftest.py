@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,7 +41,14 @@ def small_training() -> TrainingConfig:
     return TrainingConfig(epochs=2, batch_size=64, precision="float32", device="cpu")
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, small_set, small_model, small_training):
+    """A trained checkpoint; read only."""
+    return train(small_set, tmp_path_factory.mktemp("trained") / "checkpoint", small_model, small_training)
+
+
 @pytest.fixture
-def checkpoint(tmp_path, small_set, small_model, small_training):
-    """A trained checkpoint in a folder of its own."""
-    return train(small_set, tmp_path / "checkpoint", small_model, small_training)
+def checkpoint(tmp_path, trained):
+    """The same one in a folder of its own, for tests that change it."""
+    shutil.copytree(trained.path, tmp_path / "checkpoint")
+    return dataclasses.replace(trained, path=tmp_path / "checkpoint")
