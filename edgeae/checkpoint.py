@@ -1,38 +1,29 @@
-"""Checkpoints: a folder that holds a trained autoencoder, valid at every moment, whenever its writer is killed.
+"""Checkpoints: a folder with a trained autoencoder and how it came about, checked before it is used.
 
-`checkpoint.json` names the two tensor files with their SHA-256 and is replaced, in one step, only when both are
-completely written. The files' names carry the epoch and a piece of their digest, so that a later run never overwrites
-a file that the present document still names.
+`checkpoint.json` names two safetensors files, the model's weights and the optimiser's state, with their SHA-256.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.images import write_atomically
 from safetensors import SafetensorError
 from torch import Tensor
 
 from edgeae.documents import (
     Document,
-    FileRecord,
     damaged,
     entry,
     file_record,
     number,
     read_document,
     read_vouched,
-    record_of,
     typed,
 )
 from edgeae.model import Autoencoder, AutoencoderConfig, Decoder, Encoder
@@ -40,11 +31,7 @@ from edgeae.training_config import TrainingConfig
 
 FORMAT_VERSION = 1
 CHECKPOINT_FILE = "checkpoint.json"
-METRICS_FILE = "metrics.json"
 Tensors = dict[str, Tensor]
-
-_OWN_FILE = re.compile(r"(model|optimizer)-\d+-[0-9a-f]{8}\.safetensors")
-_LEFT_OVER = re.compile(r"\.(model|optimizer|checkpoint|metrics)\b.*\.partial")
 
 
 @dataclass(frozen=True)
@@ -127,30 +114,6 @@ class Checkpoint:
         return self.history[-1].epoch
 
 
-def save_checkpoint(checkpoint: Checkpoint, optimizer: Tensors) -> None:
-    """Write a checkpoint to its `path`; the one that was there stays valid until the new one is.
-
-    Args:
-        checkpoint: what to write.
-        optimizer: the optimiser's state by name, on the CPU.
-
-    Raises:
-        InputError: the folder cannot be written, or the disk is full.
-    """
-    folder, epoch = checkpoint.path, checkpoint.epochs_done
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = {
-            "model": _write_tensors(folder, f"model-{epoch:04d}", checkpoint.model.state_dict()),
-            "optimizer": _write_tensors(folder, f"optimizer-{epoch:04d}", optimizer),
-        }
-        _write_json(folder / CHECKPOINT_FILE, _document(checkpoint, files))
-        _write_json(folder / METRICS_FILE, _metrics(checkpoint))
-        _remove_old(folder, {record.file for record in files.values()})
-    except OSError as error:
-        raise unwritable(folder, error) from error
-
-
 def has_checkpoint(path: str | Path) -> bool:
     """Whether there is a checkpoint, valid or not, in a folder."""
     return (Path(path) / CHECKPOINT_FILE).is_file()
@@ -218,77 +181,6 @@ def build_model(config: AutoencoderConfig, tensors: Tensors, where: Path) -> Aut
         raise damaged(where, "has weights that are not float32")
     model.load_state_dict(tensors, assign=True)
     return model.eval()
-
-
-def check_writable(folder: Path) -> None:
-    """Make the folder and write a file in it: better now than after an epoch.
-
-    Raises:
-        InputError: it cannot be made or written.
-    """
-    probe = folder / ".write-test"
-    try:
-        write_atomically(probe, lambda file: file.write(b"edgeae"))
-        probe.unlink()
-    except OSError as error:
-        raise unwritable(folder, error) from error
-
-
-def unwritable(folder: Path, error: OSError) -> InputError:
-    """The error for a folder that does not take a checkpoint."""
-    return InputError(
-        f"Cannot write the checkpoint to {folder} ({error.strerror or error}). "
-        "Free space there, or choose another folder."
-    )
-
-
-def _document(checkpoint: Checkpoint, files: Mapping[str, FileRecord]) -> Document:
-    return {
-        "format_version": FORMAT_VERSION,
-        "config": asdict(checkpoint.config),
-        "files": {name: asdict(record) for name, record in files.items()},
-        "data": {
-            "name": checkpoint.data_name,
-            "source": checkpoint.data_source,
-            "fingerprint": checkpoint.data_fingerprint,
-        },
-        "preprocessing": dict(checkpoint.preprocessing),
-        "training": asdict(checkpoint.training),
-        "precision": checkpoint.precision,
-        "history": [asdict(record) for record in checkpoint.history],
-        "entropy_floor": checkpoint.entropy_floor,
-        "versions": {"edgeae": version("edgeae"), "torch": str(torch.__version__)},
-    }
-
-
-def _metrics(checkpoint: Checkpoint) -> Document:
-    return {
-        "schema": "edgeae-training",
-        "schema_version": 1,
-        "data": {"name": checkpoint.data_name, "source": checkpoint.data_source},
-        "precision": checkpoint.precision,
-        "entropy_floor": checkpoint.entropy_floor,
-        "history": [asdict(record) for record in checkpoint.history],
-    }
-
-
-def _write_json(path: Path, document: Document) -> None:
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def _write_tensors(folder: Path, stem: str, tensors: Tensors) -> FileRecord:
-    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    record = record_of(f"{stem}-{hashlib.sha256(content).hexdigest()[:8]}.safetensors", content)
-    write_atomically(folder / record.file, lambda file: file.write(content))
-    return record
-
-
-def _remove_old(folder: Path, keep: set[str]) -> None:
-    for file in folder.iterdir():
-        old = _OWN_FILE.fullmatch(file.name) and file.name not in keep
-        if old or _LEFT_OVER.fullmatch(file.name):
-            file.unlink(missing_ok=True)
 
 
 def _read_checkpoint_document(folder: Path) -> tuple[Document, Path]:

@@ -23,18 +23,16 @@ from torch import Tensor
 from edgeae.checkpoint import (
     Checkpoint,
     EpochRecord,
-    Tensors,
     build_model,
-    check_writable,
     has_checkpoint,
-    load_checkpoint,
     load_optimizer,
-    save_checkpoint,
 )
+from edgeae.checkpoint_writer import check_writable, save_checkpoint
 from edgeae.data import ImageSet, entropy_floor, padding, prepare
 from edgeae.model import Autoencoder, AutoencoderConfig
 from edgeae.precision import autocast, choose_precision
 from edgeae.processes import Processes
+from edgeae.resume import named_state, previous_run, restore_state
 from edgeae.training_config import TrainingConfig
 
 __all__ = ["TrainingConfig", "TrainingDivergedError", "TrainingProgress", "learning_rate", "train"]
@@ -100,7 +98,7 @@ def train(
         TrainingDivergedError: the loss became NaN or infinite; the last good checkpoint stays.
     """
     out, model, training = Path(out), model or AutoencoderConfig(), training or TrainingConfig()
-    previous = _previous_run(out, data, model, training) if resume else None
+    previous = previous_run(out, data, model, training) if resume else None
     if not resume and not overwrite and has_checkpoint(out):
         raise InputError(f"{out} holds a checkpoint already. Resume it, or choose another folder.")
     images = _Images.of(data, model)
@@ -178,7 +176,7 @@ class _Trainer:
         self.autoencoder.to(processes.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         adam = torch.optim.Adam(self.autoencoder.parameters(), lr=training.learning_rate)
         if previous is not None:
-            _restore(adam, self.autoencoder, load_optimizer(out))
+            restore_state(adam, self.autoencoder, load_optimizer(out))
         self.history = list(previous.history) if previous else []
         self.precision = previous.precision if previous else self._choose_precision()
         self.adam, self.steps = adam, math.ceil(len(images.train) / training.batch_size)
@@ -206,7 +204,7 @@ class _Trainer:
             self.history.append(EpochRecord(epoch, progress.loss, validation_loss, mse, rate, seconds))
             checkpoint = self._checkpoint()
             if self.processes.is_main:
-                save_checkpoint(checkpoint, _named_state(self.adam, self.autoencoder))
+                save_checkpoint(checkpoint, named_state(self.adam, self.autoencoder))
             tell(dataclasses.replace(progress, validation_loss=validation_loss))
         self.processes.wait()
         return checkpoint
@@ -301,55 +299,3 @@ def _epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """The order of the images in an epoch: int64 [count]."""
     (mixed,) = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
     return torch.randperm(count, generator=torch.Generator().manual_seed(int(mixed >> np.uint64(1))))
-
-
-def _named_state(optimizer: torch.optim.Adam, model: Autoencoder) -> Tensors:
-    """Adam's state per parameter as `<parameter>.<key>`, on the CPU."""
-    return {
-        f"{name}.{key}": value.detach().cpu()
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state[parameter].items()
-    }
-
-
-def _restore(optimizer: torch.optim.Adam, model: Autoencoder, tensors: Tensors) -> None:
-    """Give Adam its state back, with the parameters' memory layout: another one would round differently."""
-    shapes = {
-        f"{name}.{key}": (torch.Size() if key == "step" else parameter.shape)
-        for name, parameter in model.named_parameters()
-        for key in ("step", "exp_avg", "exp_avg_sq")
-    }
-    if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
-        raise InputError("The optimiser's state does not fit the model. The checkpoint is damaged: train again.")
-    for name, parameter in model.named_parameters():
-        optimizer.state[parameter] = {
-            "step": tensors[f"{name}.step"],
-            "exp_avg": torch.empty_like(parameter).copy_(tensors[f"{name}.exp_avg"]).detach(),
-            "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"{name}.exp_avg_sq"]).detach(),
-        }
-
-
-def _previous_run(out: Path, data: ImageSet, model: AutoencoderConfig, training: TrainingConfig) -> Checkpoint | None:
-    """The checkpoint to go on from, or None if there is none."""
-    if not has_checkpoint(out):
-        return None
-    previous = load_checkpoint(out)
-    before, now = (  # epochs and device may differ
-        dataclasses.asdict(dataclasses.replace(settings, epochs=1, device="auto"))
-        for settings in (previous.training, training)
-    )
-    before |= dataclasses.asdict(previous.config) | {"images": previous.data_fingerprint}
-    now |= dataclasses.asdict(model) | {"images": data.fingerprint}
-    differing = [name for name in now if now[name] != before[name]]
-    if differing:
-        name = differing[0]
-        raise InputError(
-            f"{out} was trained with {name} = {before[name]}, but now {name} = {now[name]} was given; only epochs may "
-            "be raised. Resume with the same settings, or train into another folder."
-        )
-    if training.epochs < previous.epochs_done:
-        raise InputError(
-            f"{out} has {previous.epochs_done} epochs already, but {training.epochs} were asked for. "
-            "Give as many or more, or train into another folder."
-        )
-    return previous

@@ -16,8 +16,8 @@ import torch
 from edgeae_runtime.errors import InputError
 
 import edgeae
-from edgeae import AutoencoderConfig, load_checkpoint, train
-from edgeae.checkpoint import save_checkpoint
+from edgeae import AutoencoderConfig, checkpoint_writer, load_checkpoint, train
+from edgeae.checkpoint_writer import save_checkpoint
 
 
 def weights(checkpoint):
@@ -89,7 +89,7 @@ def test_metrics_stand_beside_the_floor(checkpoint):
 
 def test_a_killed_write_leaves_the_old_checkpoint(checkpoint, monkeypatch):
     """At whatever write the process dies, what is there is the old checkpoint or the new one."""
-    original, calls = edgeae.checkpoint.write_atomically, []
+    original, calls = checkpoint_writer.write_atomically, []
     old = load_checkpoint(checkpoint.path)
     new_model = edgeae.Autoencoder(checkpoint.config).eval()
     new = dataclasses.replace(checkpoint, model=new_model)
@@ -106,7 +106,7 @@ def test_a_killed_write_leaves_the_old_checkpoint(checkpoint, monkeypatch):
             calls.append(path)
             original(path, content)
 
-        monkeypatch.setattr(edgeae.checkpoint, "write_atomically", write)
+        monkeypatch.setattr(checkpoint_writer, "write_atomically", write)
         if dies_at < 4:  # two tensor files, checkpoint.json, metrics.json
             with pytest.raises(Killed):
                 save_checkpoint(new, {"state": torch.zeros(1)})

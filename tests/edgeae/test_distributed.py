@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from edgeae import load_checkpoint
+from edgeae.checkpoint import load_optimizer
 
 PROGRAM = str(Path(__file__).with_name("train_small.py"))
 NOISE = 1e-6  # relative; sums over other groups of images round differently
@@ -55,6 +57,9 @@ def test_two_processes_learn_what_one_learns(name, single, tmp_path):
     for alone, together in zip(one, two, strict=True):
         for loss in ("train_loss", "validation_loss", "validation_mse"):
             assert together[loss] == pytest.approx(alone[loss], rel=NOISE), (alone["epoch"], loss)
+    # Adam hides a wrong scale of the gradients from the losses, but not from its own mean of them.
+    for name, mean in load_optimizer(single).items():
+        torch.testing.assert_close(load_optimizer(tmp_path)[name], mean, rtol=1e-3, atol=1e-6, msg=name)
 
 
 @pytest.mark.slow
