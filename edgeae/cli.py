@@ -64,6 +64,8 @@ def demo(
         report = run_demo(
             images, out, TrainingConfig(epochs=epochs), on_stage=lambda stage: bar.line(f"· {stage}"), on_training=bar
         )
+    console.heading("Training")
+    console.show_training(report.checkpoint)
     console.heading("Exported, int8")
     console.show_export(report.exports["int8"])
     console.heading("Speed")

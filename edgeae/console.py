@@ -86,6 +86,7 @@ def training_progress() -> Iterator[TrainingBar]:
         TextColumn("{task.fields[left]} left"),
         console=console,
         transient=True,
+        disable=not is_main_process(),
     )
     with progress:
         yield TrainingBar(progress)

@@ -50,12 +50,12 @@ def choose_images(
     if calibration is None and held_out is None:
         noise = np.random.default_rng(0).random((2 * sum(BATCH_SIZES), *image_shape), dtype=np.float32)
         return ExportImages(noise[:0], noise, real=False)
+    if calibration is not None and len(calibration) < 2:
+        raise InputError(
+            f"Got {len(calibration)} calibration images, expected at least two, and better some hundreds: ranges "
+            "taken from less would fit nothing else."
+        )
     if calibration is not None and held_out is None:
-        if len(calibration) < 2:
-            raise InputError(
-                f"Got {len(calibration)} calibration images, expected at least two, and better some hundreds: part "
-                "of them is held out to measure what quantisation costs."
-            )
         split = len(calibration) - min(max(len(calibration) // 10, 1), HELD_OUT_IMAGES)
         calibration, held_out = calibration[:split], calibration[split:]
     assert held_out is not None

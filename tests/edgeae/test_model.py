@@ -10,6 +10,7 @@ from edgeae_runtime.errors import InputError
 from torch import nn
 
 from edgeae import Autoencoder, AutoencoderConfig
+from edgeae.model import ConvTranspose2d
 
 
 def parameters(module: nn.Module) -> int:
@@ -92,3 +93,20 @@ def test_initial_weights_are_he_uniform_with_the_taps_that_count():
 def test_impossible_shapes_are_refused(fields, told):
     with pytest.raises(InputError, match=told):
         AutoencoderConfig(**fields)
+
+
+def test_a_transposed_convolution_is_the_same_in_training():
+    """Its bias is added apart then: outputs and gradients stay PyTorch's own."""
+    torch.manual_seed(0)
+    layer = ConvTranspose2d(6, 4, kernel_size=3, stride=2, padding=1, output_padding=1).double()
+    nn.init.normal_(layer.bias)
+    image = torch.randn(3, 6, 5, 5, dtype=torch.float64)
+    outputs, gradients = [], []
+    for training in (True, False):
+        layer.train(training).zero_grad()
+        output = layer(image)
+        output.square().sum().backward()
+        outputs.append(output.detach())
+        gradients.append([parameter.grad.clone() for parameter in layer.parameters()])
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*gradients)

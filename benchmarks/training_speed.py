@@ -1,0 +1,53 @@
+"""Time per epoch of the default training loop against the same loop in float32 without channels_last.
+
+    python benchmarks/training_speed.py [--images 12800] [--rounds 3]
+
+Both run the library's own `train` in turns, on the same images in the same order, so that a slow minute hits both.
+Prints the seconds each epoch took, scaled to 60,000 images, and the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+from pathlib import Path
+
+from edgeae.data import load_images
+from edgeae.training import TrainingConfig, train
+
+DEFAULT = TrainingConfig(epochs=1)
+FLOAT32 = TrainingConfig(epochs=1, precision="float32", channels_last=False)
+
+
+def main() -> None:
+    """Take turns and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=12_800)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    full = load_images()
+    data = dataclasses.replace(
+        full,
+        train_images=full.train_images[: options.images],
+        train_labels=full.train_labels[: options.images],
+        test_images=full.test_images[:500],
+        test_labels=full.test_labels[:500],
+    )
+    scale = len(full.train_images) / options.images
+    seconds: dict[str, list[float]] = {"default": [], "float32": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(options.rounds + 1):
+            for name, config in (("default", DEFAULT), ("float32", FLOAT32)):
+                checkpoint = train(data, Path(folder) / name, training=config)
+                if turn:  # the first turn warms up
+                    seconds[name].append(checkpoint.history[-1].seconds * scale)
+                    print(f"{name:>8} ({checkpoint.precision}): {seconds[name][-1]:.1f} s per epoch", flush=True)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratio = medians["default"] / medians["float32"]
+    print(f"default {medians['default']:.1f} s, float32 {medians['float32']:.1f} s per epoch; ratio {ratio:.3f}")
+
+
+if __name__ == "__main__":
+    main()

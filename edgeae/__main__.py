@@ -1,0 +1,5 @@
+"""`python -m edgeae` is `edgeae`."""
+
+from edgeae.cli import main
+
+main()
