@@ -1,9 +1,25 @@
-"""Train autoencoders and put them on a device."""
+"""Train autoencoders and put them on a device.
 
-from edgeae.checkpoint import Checkpoint, EpochRecord, load_checkpoint
-from edgeae.data import ImageSet, load_images
-from edgeae.model import Autoencoder, AutoencoderConfig, Decoder, Encoder
-from edgeae.training import TrainingConfig, TrainingDivergedError, TrainingProgress, train
+The names are imported when they are first used: `edgeae sample` should not wait two seconds for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeae.checkpoint import Checkpoint, EpochRecord, load_checkpoint
+    from edgeae.data import ImageSet, load_images
+    from edgeae.model import Autoencoder, AutoencoderConfig, Decoder, Encoder
+    from edgeae.training import TrainingConfig, TrainingDivergedError, TrainingProgress, train
+
+_MODULES = {
+    "edgeae.checkpoint": ("Checkpoint", "EpochRecord", "load_checkpoint"),
+    "edgeae.data": ("ImageSet", "load_images"),
+    "edgeae.model": ("Autoencoder", "AutoencoderConfig", "Decoder", "Encoder"),
+    "edgeae.training": ("TrainingConfig", "TrainingDivergedError", "TrainingProgress", "train"),
+}
 
 __all__ = [
     "Autoencoder",
@@ -20,3 +36,10 @@ __all__ = [
     "load_images",
     "train",
 ]
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'edgeae' has no attribute {name!r}")

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgeae_export import ExportReport
 from edgeae_runtime.commands import check_lines
-from edgeae_runtime.manifest import Manifest
-from edgeae_runtime.parity import Check
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edgeae.checkpoint import Checkpoint
-from edgeae.training import TrainingProgress
+if TYPE_CHECKING:  # these bring torch with them
+    from edgeae_export import ExportReport
+    from edgeae_runtime.manifest import Manifest
+    from edgeae_runtime.parity import Check
+
+    from edgeae.checkpoint import Checkpoint
+    from edgeae.training import TrainingProgress
 
 _WIDTH_WITHOUT_TERMINAL = 120  # logs and pipes: rich would break tables at 80
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -110,3 +112,14 @@ def test_a_transposed_convolution_is_the_same_in_training():
         gradients.append([parameter.grad.clone() for parameter in layer.parameters()])
     torch.testing.assert_close(*outputs)
     torch.testing.assert_close(*gradients)
+
+
+def test_public_names_are_there_and_torch_waits_until_it_is_needed():
+    import edgeae
+
+    for name in edgeae.__all__:
+        assert getattr(edgeae, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = edgeae.nothing
+    code = "import sys, edgeae.cli; sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
