@@ -1,0 +1,95 @@
+"""Shuffles and maps written channels last, so that ONNX Runtime's int8 convolutions meet no Transpose.
+
+ONNX Runtime runs QLinearConv channels last and cancels Transposes that meet, but it has no rule for DepthToSpace, and
+none for a Reshape to a map. With the Conv's channels ordered (row phase, column phase, channel), the shuffle is
+
+    Transpose to channels last, Reshape [N, H, W, b, b*C], Transpose (0, 1, 3, 2, 4), Reshape [N, b*H, b*W, C], and back
+
+whose outer Transposes cancel and whose middle one copies whole blocks. When `phase_split` made one Conv per row phase,
+the rows are interleaved by one Concat instead. A Gemm that makes a map has its columns reordered to channels last.
+
+Preconditions: two spatial axes of known size, DepthToSpace in DCR mode. Cost rule: for int8 graphs; in float32 ONNX
+Runtime blocks channels instead, and the Transposes would stay.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+
+from edgeae_export.editor import UNARY_ACTIVATIONS, GraphEditor, attribute
+from edgeae_export.rewrites.decision import Decision
+from edgeae_export.rewrites.heads import gemm_weights
+
+RULE = "channels_last"
+_LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+def channels_last(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
+    """Rewrite every DepthToSpace and every Gemm -> Reshape to a map."""
+    editor = GraphEditor(model)
+    decisions = [_shuffle(editor, node) for node in editor.of_type("DepthToSpace")]
+    for node in editor.of_type("Reshape"):
+        decisions += _map(editor, node)
+    return editor.finish(), decisions
+
+
+def _shuffle(editor: GraphEditor, node: NodeProto) -> Decision:
+    shape = editor.shape(node.input[0])
+    if len(shape) != 4 or None in shape[1:] or attribute(node, "mode", "DCR") != "DCR":
+        return Decision(RULE, node.name, False, "its size is not known, or its mode is not DCR")
+    block = attribute(node, "blocksize", 1)
+    depth, height, width = (size or 0 for size in shape[1:])
+    channels = depth // block**2
+    rows = editor.producer(node.input[0])
+    if rows is not None and rows.op_type == "Concat" and _is_rows(editor, rows, node, block, depth):
+        parts = []
+        for row in rows.input:
+            part = editor.transpose(row, _LAST, f"{node.name}_last")
+            parts.append(editor.reshape(part, [0, height, 1, width * block * channels], f"{node.name}_row"))
+        tensor = editor.add("Concat", parts, f"{node.name}_interleave", axis=2)
+        how = "the row phases interleaved by one Concat"
+    else:
+        tensor = editor.transpose(node.input[0], _LAST, f"{node.name}_last")
+        tensor = editor.reshape(tensor, [0, height, width, block, block * channels], f"{node.name}_blocks")
+        tensor = editor.transpose(tensor, [0, 1, 3, 2, 4], f"{node.name}_interleave")
+        how = "a copy of whole blocks"
+    tensor = editor.reshape(tensor, [0, block * height, block * width, channels], f"{node.name}_map")
+    tensor = editor.transpose(tensor, _FIRST, f"{node.name}_first")
+    editor.remove(node)
+    editor.redirect(node.output[0], tensor)
+    return Decision(RULE, node.name, True, f"the shuffle channels last: {how}")
+
+
+def _is_rows(editor: GraphEditor, concat: NodeProto, shuffle: NodeProto, block: int, depth: int) -> bool:
+    """Whether a Concat joins exactly the row phases, for this shuffle alone."""
+    equal = all(editor.shape(tensor)[1:2] == (depth // block,) for tensor in concat.input)
+    alone = editor.only_consumer(concat.output[0]) is shuffle
+    return attribute(concat, "axis", 0) == 1 and len(concat.input) == block and equal and alone
+
+
+def _map(editor: GraphEditor, node: NodeProto) -> list[Decision]:
+    """Gemm -> (activation) -> Reshape [N, C, H, W]: reorder the Gemm's columns; anything else is no concern."""
+    gemm = editor.producer(node.input[0])
+    if gemm is not None and gemm.op_type in UNARY_ACTIVATIONS and editor.only_consumer(gemm.output[0]) is node:
+        gemm = editor.producer(gemm.input[0])
+    weights = gemm_weights(editor, gemm) if gemm is not None and gemm.op_type == "Gemm" else None
+    shape = editor.shape(node.output[0])
+    if gemm is None or weights is None or len(shape) != 4 or None in shape[1:]:
+        return []
+    if editor.only_consumer(gemm.output[0]) is None:
+        return [Decision(RULE, gemm.name, False, "its output is read elsewhere too")]
+    channels, height, width = (size or 0 for size in shape[1:])
+    order = np.arange(channels * height * width).reshape(channels, height, width).transpose(1, 2, 0).ravel()
+    inputs = [gemm.input[0]]
+    for value, what in zip(weights, ("weight", "bias"), strict=True):
+        inputs.append(editor.add_constant(value[..., order], f"{gemm.name}_last_{what}"))
+    tensor = editor.add("Gemm", inputs, f"{gemm.name}_last")
+    editor.remove(gemm)
+    editor.redirect(gemm.output[0], tensor)
+    last = editor.reshape(node.input[0], [-1, height, width, channels], f"{node.name}_last")
+    first = editor.transpose(last, _FIRST, f"{node.name}_first")
+    editor.remove(node)
+    editor.redirect(node.output[0], first)
+    return [Decision(RULE, gemm.name, True, "its columns reordered, so that the map lies channels last")]

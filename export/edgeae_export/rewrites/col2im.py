@@ -1,0 +1,69 @@
+"""ConvTranspose -> MatMul -> Col2Im: the two halves of a transposed convolution, apart.
+
+A ConvTranspose is a matrix product, from the input channels of each position to outputs * kernel numbers, followed by
+adding the overlapping blocks into the image, which is ONNX's Col2Im. Apart, the product can run in 8 bits, with its
+sums left in float, though no int8 kernel of ConvTranspose exists; the bias is added after.
+
+Preconditions: 2-D, constant weights, one group, no dilation, explicit padding, known spatial size. Cost rule: as in
+`below_shuffle`, at most `MAX_COLUMNS` numbers per position; with more, the sums in float cost more than they save.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+
+from edgeae_export.editor import GraphEditor
+from edgeae_export.rewrites.below_shuffle import MAX_COLUMNS
+from edgeae_export.rewrites.decision import Decision
+from edgeae_export.rewrites.window import Window
+
+RULE = "col2im"
+
+
+def split_col2im(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
+    """Split every ConvTranspose with few outputs."""
+    editor = GraphEditor(model)
+    decisions = [_split(editor, node) for node in editor.of_type("ConvTranspose")]
+    return editor.finish(), decisions
+
+
+def _split(editor: GraphEditor, node: NodeProto) -> Decision:
+    window = Window.of(editor, node)
+    if window is None:
+        return Decision(RULE, node.name, False, "its weights are not constant")
+    if problem := window.obstacle():
+        return Decision(RULE, node.name, False, problem)
+    sizes, image = editor.shape(node.input[0])[2:], editor.shape(node.output[0])[2:]
+    if len(window.kernel) != 2 or not sizes or None in sizes or not image or None in image:
+        return Decision(RULE, node.name, False, "it is not two-dimensional with a known size")
+    weight = editor.constants[node.input[1]]
+    channels, columns = len(weight), weight[0].size
+    if columns > MAX_COLUMNS:
+        return Decision(RULE, node.name, False, f"{columns} numbers per position, at most {MAX_COLUMNS} pay")
+    name = f"{node.name}_columns"
+    height, width = (size or 0 for size in sizes)
+    # Channels last: so the product's left side is what the int8 convolution before it leaves in memory.
+    positions = editor.transpose(node.input[0], [0, 2, 3, 1], f"{name}_last")
+    positions = editor.reshape(positions, [0, height * width, channels], f"{name}_positions")
+    matrix = editor.add_constant(weight.reshape(channels, columns), f"{name}_weight")
+    product = editor.add("MatMul", [positions, matrix], name)
+    product = editor.transpose(product, [0, 2, 1], f"{name}_first")
+    blocks = [
+        editor.add_constant(np.array(value, np.int64), f"{name}_{what}")
+        for what, value in (("image", image), ("block", window.kernel))
+    ]
+    output = editor.add(
+        "Col2Im",
+        [product, *blocks],
+        f"{name}_col2im",
+        strides=list(window.strides),
+        pads=[*window.pads_begin, *window.pads_end],
+    )
+    if len(node.input) > 2 and node.input[2]:
+        bias = editor.constants[node.input[2]].reshape(1, -1, 1, 1)
+        output = editor.add("Add", [output, editor.add_constant(bias, f"{name}_bias")], f"{name}_sum")
+    editor.remove(node)
+    editor.redirect(node.output[0], output)
+    return Decision(RULE, node.name, True, f"a product of {columns} columns, then Col2Im")
