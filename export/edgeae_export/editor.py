@@ -25,7 +25,9 @@ UNARY_ACTIVATIONS = frozenset(
 )  # fmt: skip
 """Elementwise functions of one tensor: they commute with anything that only moves elements."""
 
-LAYOUT_OPS = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "DepthToSpace", "SpaceToDepth", "Concat"})
+LAYOUT_OPS = frozenset(
+    {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "DepthToSpace", "SpaceToDepth", "Concat"}
+)
 """Operators that move elements without changing them; Concat joins several tensors."""
 
 

@@ -60,12 +60,12 @@ def _fold(editor: GraphEditor, gemm: NodeProto, reshape: NodeProto, layer: NodeP
     new_bias = new_bias[0] + bias.reshape(-1, *(1,) * (new_bias.ndim - 2))
     kernel_weights = editor.constants[layer.input[1]].size
     size_after = math.prod(new_weight.shape[1:])
-    taps = kernel_weights * (math.prod(shape[1:]) if layer.op_type == "ConvTranspose" else size_after // new_weight.shape[1])
+    taps = kernel_weights * (
+        math.prod(shape[1:]) if layer.op_type == "ConvTranspose" else size_after // new_weight.shape[1]
+    )
     multiply_adds = (inputs * size_before + taps, inputs * size_after)
     stored = (weights[0].size + kernel_weights, new_weight.size)
-    told = (
-        f"{multiply_adds[0]:,} multiply-adds became {multiply_adds[1]:,}, and {stored[0]:,} weights {stored[1]:,}"
-    )
+    told = f"{multiply_adds[0]:,} multiply-adds became {multiply_adds[1]:,}, and {stored[0]:,} weights {stored[1]:,}"
     if multiply_adds[1] > multiply_adds[0] or stored[1] > stored[0]:
         return refuse(f"it would not pay: {told}".replace("became", "would become"))
     _replace(editor, gemm, reshape, layer, new_weight.astype(np.float32), new_bias.astype(np.float32))

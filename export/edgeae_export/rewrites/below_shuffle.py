@@ -52,7 +52,7 @@ def obstacle_to_merging(editor: GraphEditor, node: NodeProto, block: int) -> str
         return f"its stride is {'x'.join(map(str, window.strides))}"
     kernels = (*window.kernel, *window.kernel)
     if any(pad >= kernel for pad, kernel in zip((*window.pads_begin, *window.pads_end), kernels, strict=True)):
-        return "it is padded by more than its kernel"
+        return "it is padded by as much as its kernel"
     columns = len(editor.constants[node.input[1]]) * int(np.prod([block + kernel - 1 for kernel in window.kernel]))
     if columns > MAX_COLUMNS:
         return f"it has too many outputs: {columns} numbers per position, at most {MAX_COLUMNS} pay"

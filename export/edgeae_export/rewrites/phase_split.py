@@ -78,7 +78,11 @@ def _split(editor: GraphEditor, node: NodeProto, phases: int) -> Decision:
     weight = editor.constants[node.input[1]]
     if len(weight) % phases:
         return Decision(RULE, node.name, False, f"its channels do not divide into {phases} row phases")
-    bias = editor.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(len(weight), weight.dtype)
+    bias = (
+        editor.constants[node.input[2]]
+        if len(node.input) > 2 and node.input[2]
+        else np.zeros(len(weight), weight.dtype)
+    )
     parts = [trim(part, window.pads_begin, window.pads_end) for part in np.split(weight, phases)]
     saved = 1 - sum(part.weight.size for part in parts) / weight.size
     if saved < MIN_SAVING:
@@ -105,5 +109,3 @@ def _split(editor: GraphEditor, node: NodeProto, phases: int) -> Decision:
     editor.redirect(end.output[0], joined)
     kernels = " and ".join("x".join(map(str, part.weight.shape[2:])) for part in parts)
     return Decision(RULE, node.name, True, f"kernels {kernels}, {100 * saved:.0f} % of the multiply-adds saved")
-
-

@@ -75,7 +75,9 @@ def _rewrite(editor: GraphEditor, resize: NodeProto, node: NodeProto) -> Decisio
     if len(node.input) > 2 and node.input[2]:
         inputs.append(editor.add_constant(np.tile(editor.constants[node.input[2]], factor**2), f"{name}_bias"))
     end_pad = weight.shape[2] - 1 - begin
-    tensor = editor.add("Conv", inputs, name, kernel_shape=list(weight.shape[2:]), pads=[begin, begin, end_pad, end_pad])
+    tensor = editor.add(
+        "Conv", inputs, name, kernel_shape=list(weight.shape[2:]), pads=[begin, begin, end_pad, end_pad]
+    )
     end = node.output[0]
     activation = editor.only_consumer(end)
     if activation is not None and activation.op_type in UNARY_ACTIVATIONS:

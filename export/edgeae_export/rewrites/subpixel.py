@@ -59,9 +59,7 @@ def axis_phases(size: int, kernel: int, stride: int, pad_begin: int, pad_end: in
     t_min = -((stride - 1 + pad_begin) // stride)  # of the last phase, which reaches furthest ahead
     taps = t_max - t_min + 1
     source = tuple(
-        tuple(
-            tap if 0 <= (tap := stride * (t_max - u) + phase + pad_begin) < kernel else None for u in range(taps)
-        )
+        tuple(tap if 0 <= (tap := stride * (t_max - u) + phase + pad_begin) < kernel else None for u in range(taps))
         for phase in range(stride)
     )
     return AxisPhases(
@@ -112,7 +110,7 @@ def _rewrite(editor: GraphEditor, node: NodeProto) -> Decision:
     if obstacle := window.obstacle():
         return Decision(RULE, node.name, False, obstacle)
     if any(begin >= kernel for begin, kernel in zip(window.pads_begin, window.kernel, strict=True)):
-        return Decision(RULE, node.name, False, "it is padded by more than its kernel")
+        return Decision(RULE, node.name, False, "it is padded by as much as its kernel")
     sizes = editor.shape(node.input[0])[2:]
     if not sizes or None in sizes:
         return Decision(RULE, node.name, False, "its spatial size is not known")
@@ -131,7 +129,9 @@ def _rewrite(editor: GraphEditor, node: NodeProto) -> Decision:
     phases = math.prod(window.strides)
     inputs = [node.input[0], editor.add_constant(stacked_kernel(weight, axes), f"{node.input[1]}_subpixel")]
     if len(node.input) > 2 and node.input[2]:
-        inputs.append(editor.add_constant(np.tile(editor.constants[node.input[2]], phases), f"{node.input[2]}_subpixel"))
+        inputs.append(
+            editor.add_constant(np.tile(editor.constants[node.input[2]], phases), f"{node.input[2]}_subpixel")
+        )
     name = f"{node.name}_subpixel"
     tensor = editor.add(
         "Conv",

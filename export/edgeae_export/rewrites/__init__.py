@@ -1,0 +1,25 @@
+"""Exact graph rewrites: one file each, each a function from a model to a model and its decisions."""
+
+from edgeae_export.rewrites.affine_folding import fold_affine
+from edgeae_export.rewrites.batchnorm import fold_batchnorm
+from edgeae_export.rewrites.below_shuffle import move_below_shuffle
+from edgeae_export.rewrites.channels_last import channels_last
+from edgeae_export.rewrites.col2im import split_col2im
+from edgeae_export.rewrites.decision import Decision
+from edgeae_export.rewrites.heads import merge_heads
+from edgeae_export.rewrites.phase_split import split_phases
+from edgeae_export.rewrites.resize_phases import resize_to_phases
+from edgeae_export.rewrites.subpixel import subpixel
+
+__all__ = [
+    "Decision",
+    "channels_last",
+    "fold_affine",
+    "fold_batchnorm",
+    "merge_heads",
+    "move_below_shuffle",
+    "resize_to_phases",
+    "split_col2im",
+    "split_phases",
+    "subpixel",
+]

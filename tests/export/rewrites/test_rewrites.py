@@ -1,0 +1,265 @@
+"""Each rewrite equals the graph it came from, does what it says, and leaves alone what it must."""
+
+import numpy as np
+import pytest
+from edgeae_export.rewrites import (
+    channels_last,
+    fold_affine,
+    fold_batchnorm,
+    merge_heads,
+    move_below_shuffle,
+    resize_to_phases,
+    split_col2im,
+    split_phases,
+    subpixel,
+)
+from edgeae_export.rewrites.phase_split import trim
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.export.rewrites.graphs import FOLDED_TOLERANCE, assert_equal, graph, operators, weights
+
+RNG = np.random.default_rng(0)
+
+
+def batchnorm_constants(channels):
+    return {
+        "scale": weights(RNG, channels), "shift": weights(RNG, channels),
+        "mean": weights(RNG, channels), "var": RNG.random(channels).astype(np.float32) + 0.1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "weight", "attrs", "channels"),
+    [
+        ("Conv", [4, 6, 6], (6, 4, 3, 3), {}, 6),
+        ("Conv", [4, 6, 6], (6, 2, 3, 3), {"group": 2}, 6),
+        ("Conv", [4, 9], (6, 4, 3), {}, 6),
+        ("ConvTranspose", [4, 5, 5], (4, 3, 3, 3), {"strides": [2, 2]}, 3),
+        ("ConvTranspose", [4, 5, 5], (4, 3, 3, 3), {"group": 2}, 6),
+        ("Gemm", [5], (7, 5), {"transB": 1}, 7),
+        ("Gemm", [5], (5, 7), {}, 7),
+    ],
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_batchnorm_folds_into_every_layer(op, shape, weight, attrs, channels, bias):
+    constants = {"w": weights(RNG, *weight), **({"b": weights(RNG, channels)} if bias else {})}
+    nodes = [
+        (op, ["x", *constants], ["h"], attrs),
+        ("BatchNormalization", ["h", "scale", "shift", "mean", "var"], ["y"], {"epsilon": 1e-3}),
+    ]
+    model = graph(nodes, shape, constants | batchnorm_constants(channels))
+    folded, (decision,) = fold_batchnorm(model)
+    assert decision.applied
+    assert operators(folded) == [op]
+    plain = op != "ConvTranspose" or "group" not in attrs  # ONNX's reference has no grouped ConvTranspose
+    assert_equal(model, folded, weights(RNG, 3, *shape), float64=plain, tolerance=FOLDED_TOLERANCE)
+
+
+def test_batchnorm_stays_where_the_layer_is_read_elsewhere():
+    nodes = [
+        ("Conv", ["x", "w"], ["h"], {}),
+        ("BatchNormalization", ["h", "scale", "shift", "mean", "var"], ["n"], {}),
+        ("Add", ["h", "n"], ["y"], {}),
+    ]
+    model = graph(nodes, [2, 4, 4], {"w": weights(RNG, 3, 2, 1, 1)} | batchnorm_constants(3))
+    kept, (decision,) = fold_batchnorm(model)
+    assert not decision.applied
+    assert "read elsewhere" in decision.why
+    assert "BatchNormalization" in operators(kept)
+
+
+def test_heads_become_one_gemm():
+    nodes = [
+        ("Gemm", ["x", "w1", "b1"], ["mean"], {"transB": 1}),
+        ("Gemm", ["x", "w2"], ["spread"], {}),
+        ("Concat", ["spread", "mean"], ["y"], {"axis": 1}),
+    ]
+    constants = {"w1": weights(RNG, 3, 8), "b1": weights(RNG, 3), "w2": weights(RNG, 8, 2)}
+    model = graph(nodes, [8], constants)
+    merged, (decision,) = merge_heads(model)
+    assert decision.applied
+    assert operators(merged) == ["Gemm", "Split", "Concat"]
+    assert_equal(model, merged, weights(RNG, 3, 8))
+
+
+def affine_graph(op, latent, *, between=None):
+    attrs = {"strides": [2, 2], "pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+    if op == "ConvTranspose":
+        attrs["output_padding"] = [1, 1]
+    nodes = [
+        ("Gemm", ["x", "a", "c"], ["flat"], {"transB": 1}),
+        ("Reshape", ["flat", "shape"], ["map"], {}),
+        *([(between, ["map"], ["mid"], {})] if between else []),
+        (op, ["mid" if between else "map", "w", "b"], ["up"], attrs),
+        ("Relu", ["up"], ["y"], {}),
+    ]
+    constants = {
+        "a": weights(RNG, 16 * 16, latent), "c": weights(RNG, 16 * 16),
+        "shape": np.array([-1, 16, 4, 4]), "w": weights(RNG, 16, 16, 3, 3), "b": weights(RNG, 16),
+    }  # fmt: skip
+    return graph(nodes, [latent], constants)
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_affine_layers_fold_for_a_small_latent(op):
+    model = affine_graph(op, 2)
+    folded, (decision,) = fold_affine(model)
+    assert decision.applied
+    assert operators(folded) == ["Gemm", "Relu", "Reshape"]
+    assert_equal(model, folded, weights(RNG, 3, 2), tolerance=FOLDED_TOLERANCE)
+
+
+def test_affine_layers_stay_for_a_large_latent_or_a_nonlinearity():
+    kept, (decision,) = fold_affine(affine_graph("ConvTranspose", 64))
+    assert not decision.applied
+    assert "would not pay" in decision.why
+    assert "ConvTranspose" in operators(kept)
+    assert fold_affine(affine_graph("ConvTranspose", 2, between="Relu"))[1] == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    block=st.integers(2, 3),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    pads=st.lists(st.integers(0, 3), min_size=4, max_size=4),
+    channels=st.integers(1, 3),
+    mode=st.sampled_from(["DCR", "CRD"]),
+    bias=st.booleans(),
+)
+def test_a_convolution_moves_below_the_shuffle(block, kernel, pads, channels, mode, bias):
+    size = [3 * block + pads[i] + pads[i + 2] - kernel[i] + 1 for i in range(2)]
+    assume(min(size) > 0)
+    constants = {"w": weights(RNG, 1, channels, *kernel), **({"b": weights(RNG, 1)} if bias else {})}
+    nodes = [
+        ("DepthToSpace", ["x"], ["big"], {"blocksize": block, "mode": mode}),
+        ("Conv", ["big", *constants], ["y"], {"pads": pads}),
+    ]
+    model = graph(nodes, [channels * block**2, 3, 3], constants)
+    merged, (decision,) = move_below_shuffle(model)
+    assert decision.applied != any(pads[i] >= kernel[i % 2] for i in range(4))
+    assert operators(merged) == (["ConvTranspose"] if decision.applied else ["DepthToSpace", "Conv"])
+    assert_equal(model, merged, weights(RNG, 2, channels * block**2, 3, 3))
+
+
+def test_many_outputs_stay_above_the_shuffle():
+    nodes = [("DepthToSpace", ["x"], ["big"], {"blocksize": 2}), ("Conv", ["big", "w"], ["y"], {"pads": [1] * 4})]
+    _, (decision,) = move_below_shuffle(graph(nodes, [16, 3, 3], {"w": weights(RNG, 8, 4, 3, 3)}))
+    assert not decision.applied
+    assert "too many outputs: 128" in decision.why
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kernel=st.integers(1, 5), stride=st.integers(1, 3), pad=st.integers(0, 2), extra=st.integers(0, 2),
+    outputs=st.integers(1, 2), bias=st.booleans(),
+)  # fmt: skip
+def test_col2im_equals_conv_transpose(kernel, stride, pad, extra, outputs, bias):
+    assume(extra < stride and pad < kernel)
+    assume(stride * 3 + kernel + extra - 2 * pad > 0)
+    constants = {"w": weights(RNG, 5, outputs, kernel, kernel), **({"b": weights(RNG, outputs)} if bias else {})}
+    attrs = {"strides": [stride] * 2, "pads": [pad] * 4, "output_padding": [extra] * 2}
+    model = graph([("ConvTranspose", ["x", *constants], ["y"], attrs)], [5, 4, 4], constants)
+    split, (decision,) = split_col2im(model)
+    assert decision.applied
+    assert operators(split)[:3] == ["Transpose", "Reshape", "MatMul"]
+    assert_equal(model, split, weights(RNG, 2, 5, 4, 4))
+
+
+def upsampling_decoder(kernel=3, extra=1, activation="Relu"):
+    up = {"strides": [2, 2], "pads": [1] * 4, "output_padding": [extra] * 2, "kernel_shape": [kernel] * 2}
+    nodes = [
+        ("Gemm", ["x", "a", "c"], ["flat"], {}),
+        ("Reshape", ["flat", "shape"], ["map"], {}),
+        (activation, ["map"], ["h0"], {}),
+        ("ConvTranspose", ["h0", "w1", "b1"], ["up1"], up),
+        (activation, ["up1"], ["h1"], {}),
+        ("ConvTranspose", ["h1", "w2", "b2"], ["up2"], up),
+        (activation, ["up2"], ["h2"], {}),
+        ("Conv", ["h2", "w3", "b3"], ["logits"], {"pads": [1] * 4}),
+        ("Sigmoid", ["logits"], ["y"], {}),
+    ]
+    constants = {
+        "a": weights(RNG, 3, 128), "c": weights(RNG, 128), "shape": np.array([-1, 8, 4, 4]),
+        "w1": weights(RNG, 8, 6, kernel, kernel), "b1": weights(RNG, 6),
+        "w2": weights(RNG, 6, 4, kernel, kernel), "b2": weights(RNG, 4),
+        "w3": weights(RNG, 1, 4, 3, 3), "b3": weights(RNG, 1),
+    }  # fmt: skip
+    return graph(nodes, [3], constants)
+
+
+@pytest.mark.parametrize("kernel_and_extra", [(3, 1), (4, 0)])
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu"])
+@pytest.mark.parametrize("rows", [True, False])
+def test_all_rewrites_of_a_decoder_in_a_row(kernel_and_extra, activation, rows):
+    model = upsampling_decoder(*kernel_and_extra, activation)
+    x = weights(RNG, 3, 3)
+    rewritten = model
+    for rewrite in (subpixel, move_below_shuffle, *((split_phases,) if rows else ()), split_col2im, channels_last):
+        rewritten, decisions = rewrite(rewritten)
+        assert any(decision.applied for decision in decisions), rewrite.__name__
+        assert_equal(model, rewritten, x)
+    kinds = set(operators(rewritten))
+    assert "ConvTranspose" not in kinds
+    assert "DepthToSpace" not in kinds
+    assert operators(rewritten).count("Conv") == (4 if rows else 2)
+
+
+def test_a_split_needs_a_saving():
+    nodes = [("Conv", ["x", "w"], ["c"], {"pads": [0, 0, 1, 1]}), ("DepthToSpace", ["c"], ["y"], {"blocksize": 2})]
+    model = graph(nodes, [3, 4, 4], {"w": weights(RNG, 8, 3, 2, 2)})
+    kept, (decision,) = split_phases(model)
+    assert not decision.applied
+    assert "save 0 %" in decision.why
+    assert operators(kept) == ["Conv", "DepthToSpace"]
+
+
+def test_zeros_are_trimmed_only_with_their_padding():
+    weight = np.zeros((2, 3, 3, 3), np.float32)
+    weight[:, :, 2, 1] = 1
+    trimmed = trim(weight, (1, 0), (0, 1))
+    # One row may go at the top, for one of padding stood before it; none on the left; one column on the right.
+    assert trimmed.weight.shape == (2, 3, 2, 2)
+    assert (trimmed.pads_begin, trimmed.pads_end) == ((0, 0), (0, 0))
+    assert trim(np.zeros((2, 3, 2, 2), np.float32), (0, 0), (1, 1)).weight.shape == (2, 3, 1, 1)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("activation", ["Relu", None])
+def test_resize_and_convolution_become_phases(factor, kernel, activation):
+    nodes = [
+        ("Resize", ["x", "", "scales"], ["big"],
+         {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+        ("Conv", ["big", "w", "b"], ["c"], {"pads": [kernel // 2] * 4}),
+        (activation or "Identity", ["c"], ["y"], {}),
+    ]  # fmt: skip
+    constants = {"scales": np.array([1, 1, factor, factor], np.float32), "w": weights(RNG, 3, 4, kernel, kernel)}
+    model = graph(nodes, [4, 5, 6], constants | {"b": weights(RNG, 3)})
+    rewritten, (decision,) = resize_to_phases(model)
+    assert decision.applied
+    assert "Resize" not in operators(rewritten)
+    assert_equal(model, rewritten, weights(RNG, 2, 4, 5, 6), tolerance=FOLDED_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("resize", "conv", "words"),
+    [
+        ({"mode": "linear"}, {}, "not a nearest one"),
+        ({"mode": "nearest", "coordinate_transformation_mode": "half_pixel"}, {}, "not a nearest one"),
+        ({}, {"pads": [0] * 4}, "keep the size"),
+        ({}, {"strides": [2, 2], "pads": [1] * 4}, "stride"),
+    ],
+)
+def test_other_resizes_are_left_alone(resize, conv, words):
+    mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor", **resize}
+    nodes = [
+        ("Resize", ["x", "", "scales"], ["big"], mode),
+        ("Conv", ["big", "w"], ["y"], {"pads": [1] * 4, **conv}),
+    ]
+    constants = {"scales": np.array([1, 1, 2, 2], np.float32), "w": weights(RNG, 3, 4, 3, 3)}
+    model = graph(nodes, [4, 5, 5], constants)
+    kept, (decision,) = resize_to_phases(model)
+    assert not decision.applied
+    assert words in decision.why
+    assert_equal(model, kept, weights(RNG, 2, 4, 5, 5), float64=False)

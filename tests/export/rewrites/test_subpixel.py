@@ -1,0 +1,109 @@
+"""ConvTranspose in its sub-pixel form, over the whole space of its parameters."""
+
+import numpy as np
+import pytest
+from edgeae_export.rewrites.subpixel import subpixel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.export.rewrites.graphs import assert_equal, graph, operators, weights
+
+
+@st.composite
+def axis(draw):
+    """Size, kernel, stride, begin and end padding, output padding of one axis, with a non-empty output."""
+    kernel, stride = draw(st.integers(1, 6)), draw(st.integers(1, 4))
+    size, begin, end = draw(st.integers(1, 5)), draw(st.integers(0, kernel)), draw(st.integers(0, kernel))
+    extra = draw(st.integers(0, stride - 1))
+    if stride * (size - 1) + kernel + extra - begin - end < 1:
+        begin = end = 0
+    return size, kernel, stride, begin, end, extra
+
+
+def conv_transpose(axes, inputs, outputs, seed, activation=None, bias=True):
+    rng = np.random.default_rng(seed)
+    sizes, kernels, strides, begins, ends, extras = (list(column) for column in zip(*axes, strict=True))
+    constants = {"w": weights(rng, inputs, outputs, *kernels)}
+    if bias:
+        constants["b"] = weights(rng, outputs)
+    attrs = {"kernel_shape": kernels, "strides": strides, "pads": begins + ends, "output_padding": extras}
+    nodes = [("ConvTranspose", ["x", *constants], ["up"], attrs)]
+    nodes.append((activation, ["up"], ["y"], {}) if activation else ("Identity", ["up"], ["y"], {}))
+    return graph(nodes, [inputs, *sizes], constants), weights(rng, 2, inputs, *sizes)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    axes=st.one_of(st.lists(axis(), min_size=1, max_size=1), st.lists(axis(), min_size=2, max_size=2)),
+    inputs=st.integers(1, 4),
+    outputs=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+    activation=st.sampled_from([None, "Relu", "LeakyRelu", "Sigmoid"]),
+    bias=st.booleans(),
+)
+def test_it_equals_conv_transpose(axes, inputs, outputs, seed, activation, bias):
+    model, x = conv_transpose(axes, inputs, outputs, seed, activation, bias)
+    rewritten, (decision,) = subpixel(model)
+    assert decision.applied == ("ConvTranspose" not in operators(rewritten)), decision
+    if not decision.applied:
+        assert "as much as its kernel" in decision.why or "multiply-adds" in decision.why
+    assert_equal(model, rewritten, x, float64=decision.applied)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_equal_axes_of_the_usual_kinds_are_all_rewritten(rank):
+    for kernel, stride, pad, extra in [
+        (3, 2, 1, 1),
+        (4, 2, 1, 0),
+        (2, 2, 0, 0),
+        (5, 2, 2, 1),
+        (3, 1, 1, 0),
+        (5, 3, 1, 0),
+    ]:
+        model, x = conv_transpose([(4, kernel, stride, pad, pad, extra)] * rank, 3, 2, 0, "Relu")
+        rewritten, (decision,) = subpixel(model)
+        assert decision.applied
+        assert operators(rewritten)[:2] == ["Conv", "Relu"]  # the activation comes before the shuffle
+        assert_equal(model, rewritten, x)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"group": 2}, "2 groups"),
+        ({"dilations": [2, 2]}, "dilated by 2x2"),
+        ({"auto_pad": "SAME_UPPER"}, "auto_pad=SAME_UPPER"),
+        ({"output_shape": [9, 9]}, "output_shape"),
+        ({"pads": [3, 3, 3, 3]}, "as much as its kernel"),
+    ],
+)
+def test_what_it_leaves_alone_and_why(attributes, words):
+    rng = np.random.default_rng(0)
+    attrs = {"strides": [2, 2], "kernel_shape": [3, 3], **attributes}
+    outputs = 2 if attributes.get("group") else 4
+    model = graph([("ConvTranspose", ["x", "w"], ["y"], attrs)], [4, 5, 5], {"w": weights(rng, 4, outputs, 3, 3)})
+    rewritten, (decision,) = subpixel(model)
+    assert not decision.applied
+    assert words in decision.why
+    assert operators(rewritten) == ["ConvTranspose"]
+
+
+def test_weights_that_are_not_constant():
+    nodes = [
+        ("Shape", ["x"], ["s"], {}),
+        ("ConstantOfShape", ["k"], ["w"], {}),
+        ("ConvTranspose", ["x", "w"], ["y"], {}),
+    ]
+    model = graph(nodes, [4, 5, 5], {"k": np.array([4, 2, 3, 3], np.int64)})
+    _, (decision,) = subpixel(model)
+    assert not decision.applied
+    assert "not constant" in decision.why
+
+
+def test_only_the_named_nodes():
+    rng = np.random.default_rng(0)
+    nodes = [("ConvTranspose", ["x", "w"], ["a"], {"strides": [2, 2]}), ("ConvTranspose", ["a", "w"], ["y"], {})]
+    model = graph(nodes, [4, 3, 3], {"w": weights(rng, 4, 4, 2, 2)})
+    rewritten, decisions = subpixel(model, frozenset({"a"}))
+    assert [decision.applied for decision in decisions] == [True, False]
+    assert_equal(model, rewritten, weights(rng, 1, 4, 3, 3))
