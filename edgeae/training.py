@@ -38,6 +38,7 @@ from edgeae.training_config import TrainingConfig
 __all__ = ["TrainingConfig", "TrainingDivergedError", "TrainingProgress", "learning_rate", "train"]
 
 _VALIDATION_BATCH = 512
+_PENALTY = 1e-3  # per squared logit beyond the bound; the cross-entropy of the default run stays as it is
 _REPORTS_PER_EPOCH = 100  # each costs a wait for the device, and between processes a small message
 
 
@@ -123,6 +124,17 @@ def learning_rate(step: int, steps: int, initial: float) -> float:
         initial: the rate to start with.
     """
     return initial * min(1.0, 2 * (1 - step / steps))
+
+
+def logit_penalty(logits: Tensor, bound: float) -> Tensor:
+    """Sum of the squared excess of the logits over `bound`, on either side, times a small weight.
+
+    sigmoid(10) is within 0.00005 of one: beyond it a logit only stretches the ranges that int8 has to cover. Not part of
+    the reported losses.
+    """
+    if bound == 0:
+        return logits.new_zeros(())
+    return _PENALTY * F.relu(logits.abs() - bound).square().sum()
 
 
 @dataclass(frozen=True)
@@ -221,8 +233,9 @@ class _Trainer:
             with autocast(self.processes.device, self.precision):
                 logits = self.network(pixels)
             loss_sum = F.binary_cross_entropy_with_logits(logits.float(), pixels, reduction="sum")
+            penalty = logit_penalty(logits.float(), self.training.logit_bound)
             # Processes average their gradients; times their number, that is the sum over the global batch.
-            loss = loss_sum * (self.processes.count / (len(batch) * pixels_per_image))
+            loss = (loss_sum + penalty) * (self.processes.count / (len(batch) * pixels_per_image))
             for group in self.adam.param_groups:
                 group["lr"] = self._learning_rate(epoch, step - 1)
             self.optimizer.zero_grad()

@@ -27,6 +27,9 @@ class TrainingConfig:
     """Adam's step size; held for the first half of all steps, then lowered linearly to zero."""
     seed: int = 0
     """Decides the initial weights and the order of the images."""
+    logit_bound: float = 10.0
+    """Logits beyond this cost a little (see `edgeae.training.logit_penalty`); 0 turns it off. Background pixels would
+    drive them far out where the image no longer changes, and int8 would spend its 255 steps there."""
     precision: str = "auto"
     """`float32`; `bfloat16` for the convolutions with float32 weights and loss; `auto` for bfloat16 where the device is
     built for it and a probe shows that the loss does not suffer."""
@@ -43,6 +46,9 @@ class TrainingConfig:
         rate = self.learning_rate
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
             raise InputError(f"Got learning_rate = {rate!r}, expected a number above 0; 0.001 is a good start.")
+        bound = self.logit_bound
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound) or bound < 0:
+            raise InputError(f"Got logit_bound = {bound!r}, expected a number from 0; 10 changes no pixel visibly.")
         if not isinstance(self.channels_last, bool):
             raise InputError(f"Got channels_last = {self.channels_last!r}, expected True or False.")
         for name, choices in (("precision", PRECISIONS), ("device", DEVICES)):

@@ -11,21 +11,24 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, parse_manifest
 from edgeae_runtime.parity import Check
+from onnx import ValueInfoProto
 
+from edgeae_export.compiler import Compiled
+from edgeae_export.executed import executed_layers
+from edgeae_export.fit import Fitted
 from edgeae_export.graph import operator_counts, parameter_count
 from edgeae_export.images import GOLDEN_IMAGES
 from edgeae_export.model_card import model_card
 from edgeae_export.parity import Reference, limit_on_few
-from edgeae_export.quantize import layer_precisions
+from edgeae_export.targets import Target
 
 _TOOLS = ("edgeae", "edgeae-runtime", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
 _LEFTOVER_AGE_S = 3600  # a temporary folder older than this belongs to an export that was killed
@@ -35,12 +38,12 @@ _LEFTOVER_AGE_S = 3600  # a temporary folder older than this belongs to an expor
 class BundleContents:
     """What goes into a bundle."""
 
-    graphs: Mapping[str, onnx.ModelProto]
-    precision: Mapping[str, str]
+    parts: Mapping[str, Compiled]
     reference: Reference
     checks: list[Check]
     quality: Mapping[str, float]
-    recipe: Mapping[str, Any] | None
+    target: Target
+    calibration_images: int
     preprocessing: Mapping[str, object]
     real_images: bool
 
@@ -79,7 +82,7 @@ def write_bundle(contents: BundleContents, out: str | Path, *, overwrite: bool) 
     _remove_leftovers(target)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     try:
-        files = {f"{name}.onnx": graph.SerializeToString() for name, graph in contents.graphs.items()}
+        files = {f"{name}.onnx": part.model.SerializeToString() for name, part in contents.parts.items()}
         files["golden.npz"] = _golden_bytes(contents.reference)
         document = _document(contents, files)
         files[MANIFEST_FILE] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
@@ -100,23 +103,7 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
     observed = np.percentile(reference.latents, (1, 99), axis=0) if contents.real_images else None
     return {
         "format_version": FORMAT_VERSION,
-        "parts": {
-            name: {
-                **_file_record(f"{name}.onnx", files),
-                "precision": contents.precision[name],
-                "opset": next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")),
-                "ir_version": graph.ir_version,
-                "inputs": _tensors(graph.graph.input, reference),
-                "outputs": _tensors(graph.graph.output, reference),
-                "parameters": parameter_count(graph),
-                "operators": operator_counts(graph),
-                "layers": [
-                    {"name": layer, "op": op, "precision": precision}
-                    for layer, op, precision in layer_precisions(graph)
-                ],
-            }
-            for name, graph in contents.graphs.items()
-        },
+        "parts": {name: _part(name, part, files, reference) for name, part in contents.parts.items()},
         "golden": {**_file_record("golden.npz", files), "limits": _golden_limits(contents)},
         "preprocessing": dict(contents.preprocessing),
         "latent": {
@@ -125,7 +112,8 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
             "low": None if observed is None else observed[0].tolist(),
             "high": None if observed is None else observed[1].tolist(),
         },
-        "quantization": contents.recipe,
+        "target": contents.target.as_document(),
+        "quantization": _quantization(contents),
         "quality": dict(contents.quality),
         "parity": {
             "noise_floor": dict(reference.noise),
@@ -136,13 +124,51 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
     }
 
 
-def _golden_limits(contents: BundleContents) -> dict[str, dict[str, float]]:
-    both = "int8" if "int8" in contents.precision.values() else "float32"
-    precision = {
-        "latent": contents.precision["encoder"],
-        "image": contents.precision["decoder"],
-        "reconstruction": both,
+def _part(name: str, part: Compiled, files: Mapping[str, bytes], reference: Reference) -> dict[str, Any]:
+    graph = part.model
+    return {
+        **_file_record(f"{name}.onnx", files),
+        "precision": part.precision,
+        "opset": next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")),
+        "ir_version": graph.ir_version,
+        "inputs": _tensors(graph.graph.input, reference),
+        "outputs": _tensors(graph.graph.output, reference),
+        "parameters": parameter_count(graph),
+        "operators": operator_counts(graph),
+        "layers": [asdict(layer) for layer in executed_layers(graph)],
+        "plan": part.plan,
+        "rewrites": [asdict(decision) for decision in part.decisions],
+        "kept_in_float": dict(part.kept),
     }
+
+
+def _quantization(contents: BundleContents) -> dict[str, Any] | None:
+    """How the int8 parts were quantised; None when there are none."""
+    if all(part.precision == "float32" for part in contents.parts.values()):
+        return None
+    return {
+        "format": "QDQ",
+        "activations": "uint8, per tensor",
+        "weights": "int8, symmetric per channel" if contents.target.per_channel else "int8, asymmetric per tensor",
+        "calibration_images": contents.calibration_images,
+        "parts": {name: _fitted(part.fitted) for name, part in contents.parts.items() if part.fitted},
+    }
+
+
+def _fitted(fitted: Fitted) -> dict[str, Any]:
+    return {
+        "channels_equalized": fitted.strength,
+        "biases_corrected": bool(fitted.bias_shifts),
+        "ranges": [
+            {"activations": list(group), "low": low, "high": high} for group, (low, high) in fitted.ranges.items()
+        ],
+    }
+
+
+def _golden_limits(contents: BundleContents) -> dict[str, dict[str, float]]:
+    encoder, decoder = contents.parts["encoder"].precision, contents.parts["decoder"].precision
+    both = "int8" if "int8" in (encoder, decoder) else "float32"
+    precision = {"latent": encoder, "image": decoder, "reconstruction": both}
     noise = contents.reference.noise
     return {output: dict([limit_on_few(kind, noise[output])]) for output, kind in precision.items()}
 
@@ -163,7 +189,7 @@ def _file_record(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     return {"file": name, "sha256": hashlib.sha256(files[name]).hexdigest(), "bytes": len(files[name])}
 
 
-def _tensors(values: Iterable[onnx.ValueInfoProto], reference: Reference) -> list[dict[str, Any]]:
+def _tensors(values: Iterable[ValueInfoProto], reference: Reference) -> list[dict[str, Any]]:
     """Images are bound to [0, 1]; latents may be any finite number."""
     ranges: dict[str, list[float] | None] = {"image": [0.0, 1.0], "latent": None}
     shapes = {"image": reference.images.shape[1:], "latent": reference.latents.shape[1:]}

@@ -6,6 +6,7 @@ drops what nothing reads and checks the result. The given model is never changed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from edgeae_export.graph import clean
+from edgeae_export.graph import WEIGHTED_OPS, clean
 
 Shape = tuple[int | None, ...]
 Array = NDArray[Any]
@@ -82,6 +83,11 @@ class GraphEditor:
             self._shapes = self._infer_shapes()
         return self._shapes.get(tensor, ())
 
+    def fixed_shape(self, tensor: str) -> tuple[int, ...] | None:
+        """The axes after the batch, when all of them are known."""
+        sizes = tuple(size for size in self.shape(tensor)[1:] if size is not None)
+        return sizes if sizes and len(sizes) == len(self.shape(tensor)) - 1 else None
+
     # Changes
 
     def add_constant(self, value: Array | np.generic, hint: str) -> str:
@@ -139,7 +145,7 @@ class GraphEditor:
 
     def finish(self) -> onnx.ModelProto:
         """The edited model: sorted, without anything unused, checked."""
-        live = self._live_nodes()
+        live = self.sorted_nodes()
         used = {tensor for node in live for tensor in node.input}
         graph = self.model.graph
         del graph.node[:], graph.initializer[:], graph.value_info[:]
@@ -151,7 +157,7 @@ class GraphEditor:
         onnx.checker.check_model(self.model, full_check=True)
         return self.model
 
-    def _live_nodes(self) -> list[NodeProto]:
+    def sorted_nodes(self) -> list[NodeProto]:
         """What the outputs need, each node after those it reads from, otherwise in the old order."""
         makers = {tensor: node for node in self.nodes for tensor in node.output}
         done: set[int] = set()
@@ -173,7 +179,7 @@ class GraphEditor:
         probe = onnx.ModelProto()
         probe.CopyFrom(self.model)
         del probe.graph.node[:], probe.graph.initializer[:], probe.graph.value_info[:]
-        probe.graph.node.extend(self._live_nodes())
+        probe.graph.node.extend(self.sorted_nodes())
         probe.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in self.constants.items())
         graph = onnx.shape_inference.infer_shapes(probe, data_prop=True).graph
         shapes: dict[str, Shape] = {name: tuple(value.shape) for name, value in self.constants.items()}
@@ -199,6 +205,21 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:  # noqa: ANN401 
             value = helper.get_attribute_value(entry)
             return value.decode() if isinstance(value, bytes) else list(value) if isinstance(value, Sequence) else value
     return default
+
+
+def layer_multiply_adds(editor: GraphEditor, node: NodeProto) -> int:
+    """Multiply-adds of one layer per input of the batch; 0 where its weights or its size are not known."""
+    weight = editor.constant(node.input[1])
+    sizes = editor.fixed_shape(node.input[0] if node.op_type == "ConvTranspose" else node.output[0])
+    if weight is None or sizes is None:
+        return 0
+    return int(weight.size) * math.prod(sizes[:-1] if node.op_type in ("MatMul", "Gemm") else sizes[1:])
+
+
+def multiply_adds(model: onnx.ModelProto) -> int:
+    """Multiply-adds of a graph's layers per input of the batch."""
+    editor = GraphEditor(model)
+    return sum(layer_multiply_adds(editor, node) for node in editor.of_type(*WEIGHTED_OPS))
 
 
 def _constant_value(node: NodeProto) -> Array | None:

@@ -1,16 +1,17 @@
 """Parity of exported graphs with the torch modules they came from.
 
 For float32 the limit is measured, not chosen: the noise floor of a module is the largest difference between its own
-float32 and float64 outputs on the same inputs. Another float32 implementation sums in another order and may be off
-by as much on its own side, and its worst element may lie elsewhere; hence the factor below.
-For int8 the limits are fidelity: PSNR against the float32 torch outputs, and how much the reconstruction error
-against the real images may rise.
+float32 and float64 outputs on the same inputs. Another float32 implementation sums in another order and may be off by
+as much on its own side, and its worst element may lie elsewhere; hence the factor below. For int8 the limits are
+fidelity: PSNR against the float32 torch outputs, and how much the reconstruction error against the real images may
+rise.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +96,7 @@ def _floor(exact: Float32Array, measured: Float32Array) -> float:
     return max(max_abs(exact, measured), float(np.finfo(np.float32).eps * np.max(np.abs(measured))))
 
 
-def check_parity(reference: Reference, encode: Run, decode: Run, precision: dict[str, str]) -> list[Check]:
+def check_parity(reference: Reference, encode: Run, decode: Run, precision: Mapping[str, str]) -> list[Check]:
     """Check the encoder, the decoder and the round trip in batches of 1, 2, 3 and 7, and int8 on the whole set too.
 
     Args:

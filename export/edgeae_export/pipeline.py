@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnx
 import torch
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.manifest import PARTS, Manifest
-from edgeae_runtime.parity import Check, mse, require
+from edgeae_runtime.parity import Check, mse, psnr, require
 from numpy.typing import NDArray
 from torch import nn
 
 from edgeae_export.bundle import BundleContents, check_target, write_bundle
+from edgeae_export.compiler import Compiled, compile_float32, compile_int8
 from edgeae_export.graph import Float32Array, operator_counts, runner
 from edgeae_export.images import ExportImages, choose_images
+from edgeae_export.max_drop import MaxDrop, hold_limit
 from edgeae_export.parity import (
+    NOISE_FACTOR,
     Reference,
     check_parity,
     in_large_batches,
     make_reference,
     reconstruction_rise,
 )
-from edgeae_export.quantize import QuantizationRecipe
-from edgeae_export.quantize import quantize as quantize_graph
 from edgeae_export.simplify import SimplifyReport, simplify
+from edgeae_export.targets import Target, choose_target
 from edgeae_export.trace import trace
+from edgeae_export.verdict import Comparison, compare_with_float, verdict
 
 QUANTIZE = ("none", "int8")
+MAX_PSNR_DB = 200.0
+"""What a PSNR without any difference is written as: JSON has no infinity."""
 _NAMES = {"encoder": ("image", "latent"), "decoder": ("latent", "image")}
 
 
@@ -64,7 +69,14 @@ class PartReport:
     """What the export did to one part."""
 
     simplification: SimplifyReport
-    model: onnx.ModelProto
+    simplified: onnx.ModelProto
+    """The plain float32 graph, before any rewrite."""
+    compiled: Compiled
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The exported graph."""
+        return self.compiled.model
 
     @property
     def bytes(self) -> int:
@@ -85,6 +97,10 @@ class ExportReport:
     parts: dict[str, PartReport]
     checks: list[Check]
     manifest: Manifest
+    comparisons: list[Comparison]
+    """The int8 parts against float32, on this machine; empty for a float32 export."""
+    verdict: str
+    """One sentence on size, speed and quality; empty for a float32 export."""
 
 
 def export(
@@ -94,6 +110,9 @@ def export(
     quantize: str = "none",
     calibration: NDArray[np.uint8] | Float32Array | None = None,
     held_out: NDArray[np.uint8] | Float32Array | None = None,
+    target: str = "host",
+    quantize_parts: Sequence[str] = PARTS,
+    max_drop: str | None = None,
     overwrite: bool = False,
     on_stage: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -105,15 +124,22 @@ def export(
         quantize: `"none"` or `"int8"`.
         calibration: real training images, uint8 or float in [0, 1], [n, channels, height, width]; required for int8.
         held_out: real images that training did not see, to measure parity on.
+        target: the machine to compile for, one of `TARGETS`. `host` is this one, with candidates timed; any other gives
+            the same bytes every time.
+        quantize_parts: the parts that `int8` applies to.
+        max_drop: what int8 may cost, as `"45dB"` (PSNR of the reconstructions against float32) or `"0.05%"` (rise of
+            the reconstruction error); the layers that hurt most stay in float until it holds.
         overwrite: whether an existing bundle at `out` may be replaced.
         on_stage: told the name of each stage when it begins.
 
     Raises:
-        InputError: an argument cannot be used, or torch cannot trace a module.
+        InputError: an argument cannot be used, or torch cannot trace a module, or nothing would run in int8.
         ParityError: an exported graph does not compute what torch does; nothing was written.
     """
     tell = on_stage or (lambda stage: None)
-    _check_arguments(quantize, calibration)
+    machine = choose_target(target)
+    _check_arguments(quantize, calibration, quantize_parts)
+    limit = MaxDrop.parse(max_drop) if max_drop is not None else None
     check_target(out, overwrite=overwrite)
     images = choose_images(model.image_shape, calibration, held_out)
 
@@ -128,62 +154,90 @@ def export(
         tell(f"trace and simplify the {name}")
         traced = trace(modules[name], torch.from_numpy(inputs[name][:2]), *_NAMES[name])
         simplified, simplification = simplify(traced, inputs[name][:13], noise[name])
-        parts[name] = PartReport(simplification, simplified)
-
-    recipe = None
+        tell(f"rewrite the {name} for {machine.name}")
+        compiled = compile_float32(simplified, inputs[name], NOISE_FACTOR * noise[name], machine)
+        parts[name] = PartReport(simplification, simplified, compiled)
+    float_parts = parts
     if quantize == "int8":
-        recipe = QuantizationRecipe()
-        parts = _quantized(parts, images, recipe, tell)
+        parts = _quantized(parts, quantize_parts, images, noise, machine, limit, tell)
 
     tell("check parity with torch")
     graphs = {name: part.model for name, part in parts.items()}
-    checks, quality = _checked(reference, graphs, quantize)
+    precision = {name: part.compiled.precision for name, part in parts.items()}
+    checks, quality = _checked(reference, graphs, precision)
     require(checks, "Nothing was written. Look at the layer that differs, or export without --quantize.")
 
     tell("write the bundle")
     contents = BundleContents(
-        graphs=graphs,
-        precision=dict.fromkeys(PARTS, "int8" if recipe else "float32"),
+        parts={name: part.compiled for name, part in parts.items()},
         reference=reference,
         checks=checks,
         quality=quality,
-        recipe=_recipe_document(recipe, images),
+        target=machine,
+        calibration_images=len(images.calibration) if quantize == "int8" else 0,
         preprocessing=model.preprocessing,
         real_images=images.real,
     )
     manifest = write_bundle(contents, out, overwrite=overwrite)
-    return ExportReport(Path(out), parts, checks, manifest)
+    comparisons: list[Comparison] = []
+    if quantize == "int8":
+        tell("time int8 against float32")
+        comparisons = [
+            compare_with_float(name, part.simplified, float_parts[name].model, part.model, inputs[name])
+            for name, part in parts.items()
+            if part.compiled.precision == "int8"
+        ]
+    sentence = verdict(comparisons, quality) if comparisons else ""
+    return ExportReport(Path(out), parts, checks, manifest, comparisons, sentence)
 
 
 def _quantized(
-    parts: dict[str, PartReport], images: ExportImages, recipe: QuantizationRecipe, tell: Callable[[str], None]
+    parts: dict[str, PartReport],
+    wanted: Sequence[str],
+    images: ExportImages,
+    noise: Mapping[str, float],
+    machine: Target,
+    limit: MaxDrop | None,
+    tell: Callable[[str], None],
 ) -> dict[str, PartReport]:
-    """Both parts in int8; the decoder is calibrated on the latents the encoder gives for the same images."""
-    encode = runner(parts["encoder"].model)
+    """The wanted parts in int8; the decoder is calibrated on the latents the encoder gives for the same images."""
+    encode = runner(parts["encoder"].simplified)
     inputs = {"encoder": images.calibration, "decoder": in_large_batches(encode, images.calibration)}
-    done = {}
-    for name, part in parts.items():
+    compiled = {name: part.compiled for name, part in parts.items()}
+    for name in wanted:
         tell(f"quantise the {name} to int8, calibrated on {len(inputs[name])} images")
-        done[name] = PartReport(part.simplification, quantize_graph(part.model, inputs[name], recipe))
-    return done
+        compiled[name] = compile_int8(parts[name].simplified, inputs[name], NOISE_FACTOR * noise[name], machine)
+    if limit is not None:
+        tell("leave layers in float until --max-drop holds")
+        compiled = hold_limit(compiled, limit, images.calibration, machine)
+    return {name: replace(part, compiled=compiled[name]) for name, part in parts.items()}
 
 
 def _checked(
-    reference: Reference, graphs: Mapping[str, onnx.ModelProto], precision: str
+    reference: Reference, graphs: Mapping[str, onnx.ModelProto], precision: Mapping[str, str]
 ) -> tuple[list[Check], dict[str, float]]:
     """The checks, and the figures of quality that the bundle quotes."""
     encode, decode = runner(graphs["encoder"]), runner(graphs["decoder"])
-    kind = "int8" if precision == "int8" else "float32"
-    checks = check_parity(reference, encode, decode, dict.fromkeys(PARTS, kind))
+    checks = check_parity(reference, encode, decode, precision)
     decoded = in_large_batches(lambda images: decode(encode(images)), reference.images)
+    latents = in_large_batches(encode, reference.images)
+    spread = float(np.mean(np.ptp(reference.latents, axis=0)))
     return checks, {
+        "decoder_psnr_db": min(psnr(reference.decoded, in_large_batches(decode, reference.latents)), MAX_PSNR_DB),
+        "latent_error": float(np.mean(np.abs(latents - reference.latents))) / max(spread, 1e-12),
         "reconstruction_mse_torch": mse(reference.images, reference.decoded),
         "reconstruction_mse": mse(reference.images, decoded),
         "reconstruction_error_rise": reconstruction_rise(reference.images, reference.decoded, decoded),
+        "decoder_error_rise": reconstruction_rise(
+            reference.images, reference.decoded, in_large_batches(decode, reference.latents)
+        ),
     }
 
 
-def _check_arguments(quantize: str, calibration: object) -> None:
+def _check_arguments(quantize: str, calibration: object, parts: Sequence[str]) -> None:
+    unknown = set(parts) - set(PARTS)
+    if unknown or not parts:
+        raise InputError(f"Got parts {list(parts)} to quantise, expected some of {', '.join(PARTS)}.")
     if quantize not in QUANTIZE:
         raise InputError(f"Got quantize={quantize!r}, expected one of {', '.join(QUANTIZE)}.")
     if quantize == "int8" and calibration is None:
@@ -191,7 +245,3 @@ def _check_arguments(quantize: str, calibration: object) -> None:
             "int8 needs calibration images and got none. Give real images, as calibration=images in Python or "
             "--calibration on the command line: ranges calibrated on noise would be wrong."
         )
-
-
-def _recipe_document(recipe: QuantizationRecipe | None, images: ExportImages) -> dict[str, Any] | None:
-    return None if recipe is None else {**recipe.as_document(), "calibration_images": len(images.calibration)}

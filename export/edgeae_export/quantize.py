@@ -1,114 +1,210 @@
-"""Static int8 quantisation: QDQ pairs around the layers, with ranges calibrated on real inputs."""
+"""Static int8 quantisation: QuantizeLinear and DequantizeLinear (QDQ) around the layers that run in 8 bits.
+
+x is stored as q = round(x / scale) + zero, clipped to 8 bits. ONNX Runtime fuses DequantizeLinear, layer,
+QuantizeLinear into one int8 kernel, when every piece is as it wants it: activations uint8 and quantised where they
+are made, weights int8 and constant, biases int32 in units of (activation scale * weight scale), and nothing between.
+"""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+import numpy as np
 import onnx
-from edgeae_runtime.errors import InputError
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quant_pre_process,
-    quantize_static,
-)
+from onnx import NodeProto, helper
 
-from edgeae_export.graph import WEIGHTED_OPS, Float32Array, check_self_contained, clean, input_name
+from edgeae_export.calibration import Range
+from edgeae_export.editor import Array, GraphEditor, attribute
+from edgeae_export.sites import PASSING, Sites, origins
+from edgeae_export.targets import Target
+
+_BIAS_LIMIT = 1 << 30  # int32 with room for the sums it is added to
 
 
 @dataclass(frozen=True)
-class QuantizationRecipe:
-    """How a graph is quantised; recorded in the manifest."""
+class ActivationScale:
+    """How an activation becomes uint8."""
 
-    activation_type: str = "uint8"
-    weight_type: str = "int8"
-    per_channel: bool = True
-    """One scale per output channel of a weight."""
-    symmetric_weights: bool = True
-    calibration_method: str = "minmax"
-    batch: int = 64
-    """Calibration inputs per run; memory does not grow with the calibration set."""
+    scale: np.float32
+    zero: np.uint8
 
-    def as_document(self) -> dict[str, Any]:
-        """The recipe as JSON."""
-        return {"format": "QDQ", **asdict(self)}
+    @classmethod
+    def of(cls, low: float, high: float) -> ActivationScale:
+        """The scale of a range, widened to contain zero: padding and rectified values must stay exact."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = max((high - low) / 255, float(np.finfo(np.float32).tiny) * 1e6)
+        return cls(np.float32(scale), np.uint8(np.clip(round(-low / scale), 0, 255)))
 
 
-class _Batches(CalibrationDataReader):
-    """Feeds calibration inputs batch by batch, so that only one batch is in the graph at a time."""
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight in 8 bits."""
 
-    def __init__(self, name: str, inputs: Float32Array, batch: int) -> None:
-        self._feeds: Iterator[dict[str, Float32Array]] = (
-            {name: inputs[start : start + batch]} for start in range(0, len(inputs), batch)
-        )
-
-    def get_next(self) -> dict[str, Float32Array] | None:
-        return next(self._feeds, None)
+    values: Array
+    """int8, the shape of the weight."""
+    scale: Array
+    """float32: per output channel, or a scalar."""
+    zero: Array
+    """int8, like `scale`."""
 
 
 def quantize(
-    model: onnx.ModelProto, inputs: Float32Array, recipe: QuantizationRecipe = QuantizationRecipe()
+    model: onnx.ModelProto,
+    sites: Sites,
+    ranges: Mapping[tuple[str, ...], Range],
+    target: Target,
+    bias_shifts: Mapping[str, Array] | None = None,
 ) -> onnx.ModelProto:
-    """Quantise a float32 graph.
+    """Insert the QDQ pairs.
 
     Args:
-        model: a simplified float32 graph.
-        inputs: calibration inputs of the graph, float32 [n, …], real ones.
-        recipe: how.
+        model: the float32 graph that `sites` was found in.
+        sites: where to quantise.
+        ranges: the range of each group of activations.
+        target: what the weights should look like.
+        bias_shifts: per layer, what to add to its bias.
 
     Returns:
-        The graph with QuantizeLinear and DequantizeLinear pairs.
-
-    Raises:
-        InputError: there is nothing in the graph to quantise, or no calibration input.
+        A graph of standard operators; opset and inputs and outputs as before.
     """
-    if len(inputs) == 0:
-        raise InputError("Got no calibration inputs, expected at least one: int8 ranges come from real data.")
-    with tempfile.TemporaryDirectory(prefix="edgeae-quantize-") as folder:
-        source, prepared, target = (Path(folder) / name for name in ("float.onnx", "prepared.onnx", "int8.onnx"))
-        onnx.save(model, source)
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            target,
-            _Batches(input_name(model), inputs, recipe.batch),
-            quant_format=QuantFormat.QDQ,
-            per_channel=recipe.per_channel,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"WeightSymmetric": recipe.symmetric_weights},
-        )
-        quantized = onnx.load(target)
-    clean(quantized)
-    check_self_contained(quantized)
-    if not any(precision == "int8" for _, _, precision in layer_precisions(quantized)):
-        raise InputError(
-            f"Nothing in the graph could be quantised: it has no {', '.join(WEIGHTED_OPS)} with constant weights. "
-            "Export it without --quantize."
-        )
-    return quantized
+    editor = GraphEditor(model)
+    inserter = _Inserter(editor, target)
+    scales = {tensor: ActivationScale.of(*ranges[group]) for group in sites.groups for tensor in group}
+    layers = [node for node in editor.nodes if node.name in set(sites.layers)]
+    scale_of = {node.name: scales[origins(editor, node.input[0])[0]] for node in layers}
+    inserter.activations(scales, layers)
+    for node in layers:
+        inserter.layer(node, scale_of[node.name], (bias_shifts or {}).get(node.name))
+    return editor.finish()
 
 
-def layer_precisions(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
-    """Name, operator and precision of every layer with weights.
+def quantize_weight(weight: Array, axis: int, target: Target, smallest: Array | None = None) -> QuantizedWeight:
+    """A float32 weight in 8 bits, symmetric per channel or asymmetric per tensor.
 
-    A layer counts as `int8` when its weights are stored in 8 bits, dequantised in front of it.
+    Args:
+        weight: float32.
+        axis: the output channels.
+        target: which of the two, and how many bits.
+        smallest: per output channel, the smallest scale that may be chosen, so that the bias fits in its int32.
     """
-    dequantized = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    eight_bit = {
-        tensor.name
-        for tensor in model.graph.initializer
-        if tensor.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-    }
-    layers = [node for node in model.graph.node if node.op_type in WEIGHTED_OPS]
-    return [
-        (node.name, node.op_type, "int8" if dequantized.get(node.input[1]) in eight_bit else "float32")
-        for node in layers
-    ]
+    top = (1 << (target.weight_bits - 1)) - 1
+    if not target.per_channel:
+        low, high = min(float(weight.min()), 0.0), max(float(weight.max()), 0.0)
+        needed = 0.0 if smallest is None else float(np.max(smallest))
+        scale = max((high - low) / (2 * top + 1), needed, float(np.finfo(np.float32).tiny))
+        zero = int(np.clip(round(-top - 1 - low / scale), -top - 1, top))
+        values = np.clip(np.rint(weight / scale) + zero, -top - 1, top)
+        return QuantizedWeight(values.astype(np.int8), np.array(scale, np.float32), np.array(zero, np.int8))
+    others = tuple(index for index in range(weight.ndim) if index != axis)
+    largest = np.abs(weight).max(axis=others)
+    # A channel of zeros takes the others' scale: its bias is stored in units of it.
+    scales = np.where(largest > 0, largest, largest.max() or 1.0) / top
+    if smallest is not None:
+        scales = np.maximum(scales, smallest)
+    shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
+    values = np.clip(np.rint(weight / scales.reshape(shape)), -top, top)
+    return QuantizedWeight(values.astype(np.int8), scales.astype(np.float32), np.zeros(len(scales), np.int8))
+
+
+class _Inserter:
+    """Puts the pairs into a graph that is being edited."""
+
+    def __init__(self, editor: GraphEditor, target: Target) -> None:
+        self.editor, self.target = editor, target
+        self._parameters: dict[ActivationScale, tuple[str, str]] = {}
+
+    def activations(self, scales: Mapping[str, ActivationScale], layers: list[NodeProto]) -> None:
+        """Quantise every origin, let what only moves elements move bytes, and dequantise for each reader."""
+        editor, is_layer = self.editor, {node.name for node in layers}
+        moving = self._moving_nodes(layers)
+        scale_of = dict(scales)
+        for node in moving:  # in the graph's order, so that inputs come first
+            scale_of[node.output[0]] = scale_of[node.input[0]]
+        readers = {tensor: editor.consumers(tensor) for tensor in scale_of}
+        in_bytes: dict[str, str] = {}
+        for tensor, scale in scales.items():
+            in_bytes[tensor] = editor.add("QuantizeLinear", [tensor, *self.parameters(scale)], f"{tensor}_quantized")
+        for node in moving:
+            tensor = node.output[0]
+            in_bytes[tensor] = node.output[0] = editor.add_name(f"{tensor}_quantized")
+            if tensor in editor.outputs:
+                inputs = [in_bytes[tensor], *self.parameters(scale_of[tensor])]
+                editor.nodes.append(helper.make_node("DequantizeLinear", inputs, [tensor], name=f"{tensor}_output"))
+        for tensor, scale in scale_of.items():
+            shared = ""
+            for reader in readers[tensor]:
+                indices = [index for index, name in enumerate(reader.input) if name == tensor]
+                if any(reader is node for node in moving):
+                    source = in_bytes[tensor]
+                elif reader.name in is_layer:
+                    source = self.dequantize(in_bytes[tensor], scale, tensor)
+                else:
+                    source = shared = shared or self.dequantize(in_bytes[tensor], scale, tensor)
+                for index in indices:
+                    reader.input[index] = source
+
+    def layer(self, node: NodeProto, input_scale: ActivationScale, shift: Array | None) -> None:
+        """Quantise the weight and the bias of one layer."""
+        weight = self.editor.constants[node.input[1]]
+        bias = self.editor.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
+        axis = 0
+        if node.op_type != "Conv":
+            if attribute(node, "transB", 0):
+                weight = weight.T
+                next(entry for entry in node.attribute if entry.name == "transB").i = 0
+            axis = 1
+        if bias is not None:
+            bias = np.broadcast_to(bias.reshape(-1), weight.shape[axis : axis + 1]).astype(np.float64)
+            bias = bias if shift is None else bias + shift
+        smallest = None if bias is None else np.abs(bias) / (float(input_scale.scale) * _BIAS_LIMIT)
+        quantized = quantize_weight(weight, axis, self.target, smallest)
+        per_channel = {"axis": axis} if quantized.scale.ndim else {}
+        scale = self.editor.add_constant(quantized.scale, f"{node.name}_weight_scale")
+        node.input[1] = self.editor.add(
+            "DequantizeLinear",
+            [
+                self.editor.add_constant(quantized.values, f"{node.name}_weight_int8"),
+                scale,
+                self.editor.add_constant(quantized.zero, f"{node.name}_weight_zero"),
+            ],
+            f"{node.name}_weight_dequantized",
+            **per_channel,
+        )
+        if bias is not None:
+            bias_scale = (input_scale.scale * quantized.scale).astype(np.float32)
+            values = np.clip(np.rint(bias / bias_scale), -_BIAS_LIMIT, _BIAS_LIMIT).astype(np.int32)
+            node.input[2] = self.editor.add(
+                "DequantizeLinear",
+                [
+                    self.editor.add_constant(values, f"{node.name}_bias_int32"),
+                    self.editor.add_constant(bias_scale, f"{node.name}_bias_scale"),
+                ],
+                f"{node.name}_bias_dequantized",
+                **({"axis": 0} if bias_scale.ndim else {}),
+            )
+
+    def parameters(self, scale: ActivationScale) -> tuple[str, str]:
+        """The constants of a scale, one pair for all that share it."""
+        if scale not in self._parameters:
+            self._parameters[scale] = (
+                self.editor.add_constant(scale.scale, "activation_scale"),
+                self.editor.add_constant(scale.zero, "activation_zero"),
+            )
+        return self._parameters[scale]
+
+    def dequantize(self, tensor: str, scale: ActivationScale, name: str) -> str:
+        """The number behind the bytes."""
+        return self.editor.add("DequantizeLinear", [tensor, *self.parameters(scale)], f"{name}_dequantized")
+
+    def _moving_nodes(self, layers: list[NodeProto]) -> list[NodeProto]:
+        """The nodes between the origins and the layers, which from now on move bytes."""
+        found: list[NodeProto] = []
+        pending = [layer.input[0] for layer in layers]
+        while pending:
+            node = self.editor.producer(pending.pop())
+            if node is None or node.op_type not in PASSING or any(node is other for other in found):
+                continue
+            found.append(node)
+            pending += node.input if node.op_type == "Concat" else node.input[:1]
+        return [node for node in self.editor.sorted_nodes() if any(node is other for other in found)]

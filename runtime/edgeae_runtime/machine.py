@@ -17,13 +17,19 @@ _TELLING_FLAGS = (
 """The instruction sets that ONNX Runtime's and torch's kernels choose by."""
 
 
+def instruction_sets() -> list[str]:
+    """The instruction sets of this processor that kernels choose by; empty where the system does not tell."""
+    _, flags = _processor()
+    return [flag for flag in _TELLING_FLAGS if flag in flags]
+
+
 def describe_machine() -> dict[str, Any]:
     """Processor, usable cores, memory and versions, as JSON."""
-    model, flags = _processor()
+    model, _ = _processor()
     return {
         "processor": model or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
-        "instruction_sets": [flag for flag in _TELLING_FLAGS if flag in flags],
+        "instruction_sets": instruction_sets(),
         "cores": usable_cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.release()}",

@@ -3,14 +3,15 @@
 The composition of affine maps is affine: the new weight's rows are what the convolution makes of each row of the old
 weight, and the new bias what it makes of the old bias. Computed in float64.
 
-Preconditions: constant weights, and tensors between them that nothing else reads. Cost rule: fewer multiply-adds, and no
-more weights to store and to read. This holds for small latents: a decoder's first layer is a Gemm from few numbers to
-a small map, and the convolution after it holds the largest weight of all.
+Preconditions: constant weights, and tensors between them that nothing else reads. Cost rule: fewer multiply-adds, and
+no more weights to store and to read. This holds for small latents: a decoder's first layer is a Gemm from few numbers
+to a small map, and the convolution after it holds the largest weight of all.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -49,10 +50,10 @@ def _fold(editor: GraphEditor, gemm: NodeProto, reshape: NodeProto, layer: NodeP
         return refuse("its padding is not the same on both sides")
     if editor.only_consumer(gemm.output[0]) is not reshape or editor.only_consumer(reshape.output[0]) is not layer:
         return refuse("what lies between it and the Gemm is read elsewhere too")
-    shape = editor.shape(reshape.output[0])[1:]
-    if not shape or None in shape:
+    shape = editor.fixed_shape(reshape.output[0])
+    if shape is None:
         return refuse("the size of the map is not known")
-    maps = [value.reshape(-1, *(size or 0 for size in shape)) for value in weights]
+    maps = [value.reshape(-1, *shape) for value in weights]
     inputs, size_before = weights[0].shape
     new_weight = _convolve(layer.op_type, maps[0], editor.constants[layer.input[1]], window)
     bias = editor.constants[layer.input[2]] if len(layer.input) > 2 and layer.input[2] else np.zeros(1, np.float32)
@@ -94,12 +95,16 @@ def _replace(
 
 def _convolve(op_type: str, maps: Array, weight: Array, window: Window) -> Array:
     """The layer without its bias, on a batch of maps, in float64."""
-    functions = {
+    functions: dict[tuple[str, int], Callable[..., torch.Tensor]] = {
         ("Conv", 1): F.conv1d, ("Conv", 2): F.conv2d, ("Conv", 3): F.conv3d,
         ("ConvTranspose", 1): F.conv_transpose1d, ("ConvTranspose", 2): F.conv_transpose2d,
         ("ConvTranspose", 3): F.conv_transpose3d,
     }  # fmt: skip
-    options = {"stride": window.strides, "padding": window.pads_begin, "dilation": window.dilations}
+    options: dict[str, tuple[int, ...]] = {
+        "stride": window.strides,
+        "padding": window.pads_begin,
+        "dilation": window.dilations,
+    }
     if op_type == "ConvTranspose":
         options["output_padding"] = window.output_padding
     tensors = (torch.from_numpy(np.array(value, np.float64)) for value in (maps, weight))

@@ -4,13 +4,13 @@ With block b, kernel k and begin padding p, the Conv reads y[b*i + a] = x[i, (a,
 
     out[o] = sum over t of y[o + t - p] * w[t]
 
-so the element x[i, (a, channel)] reaches out[b*i + a + p - t] with weight w[t]: a ConvTranspose from the b*b*channels of
-the small map with stride b, kernel b + k - 1 and padding k - 1 - p, whose tap r holds w[a + k - 1 - r]. After `subpixel`
-this removes the shuffle and the large map in front of a decoder's last convolution altogether.
+so the element x[i, (a, channel)] reaches out[b*i + a + p - t] with weight w[t]: a ConvTranspose from the b*b*channels
+of the small map with stride b, kernel b + k - 1 and padding k - 1 - p, whose tap r holds w[a + k - 1 - r]. After
+`subpixel` this removes the shuffle and the large map in front of a decoder's last convolution altogether.
 
-Preconditions: constant weights, stride 1, one group, no dilation, padding of at most k - 1, and a shuffle that nothing
-else reads. Cost rule: few outputs. A ConvTranspose spreads (b + k - 1)^2 * outputs numbers per position of the small map;
-up to `MAX_COLUMNS` of them it beats the convolution on the large map.
+Preconditions: constant weights, stride 1, one group, no dilation, padding of at most k - 1, and a shuffle that
+nothing else reads. Cost rule: few outputs. A ConvTranspose spreads (b + k - 1)^2 * outputs numbers per position of
+the small map; up to `MAX_COLUMNS` of them it beats the convolution on the large map.
 """
 
 from __future__ import annotations

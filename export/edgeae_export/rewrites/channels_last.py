@@ -36,11 +36,11 @@ def channels_last(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decisio
 
 
 def _shuffle(editor: GraphEditor, node: NodeProto) -> Decision:
-    shape = editor.shape(node.input[0])
-    if len(shape) != 4 or None in shape[1:] or attribute(node, "mode", "DCR") != "DCR":
+    shape = editor.fixed_shape(node.input[0])
+    if shape is None or attribute(node, "mode", "DCR") != "DCR":
         return Decision(RULE, node.name, False, "its size is not known, or its mode is not DCR")
     block = attribute(node, "blocksize", 1)
-    depth, height, width = (size or 0 for size in shape[1:])
+    depth, height, width = shape
     channels = depth // block**2
     rows = editor.producer(node.input[0])
     if rows is not None and rows.op_type == "Concat" and _is_rows(editor, rows, node, block, depth):
@@ -75,12 +75,12 @@ def _map(editor: GraphEditor, node: NodeProto) -> list[Decision]:
     if gemm is not None and gemm.op_type in UNARY_ACTIVATIONS and editor.only_consumer(gemm.output[0]) is node:
         gemm = editor.producer(gemm.input[0])
     weights = gemm_weights(editor, gemm) if gemm is not None and gemm.op_type == "Gemm" else None
-    shape = editor.shape(node.output[0])
-    if gemm is None or weights is None or len(shape) != 4 or None in shape[1:]:
+    shape = editor.fixed_shape(node.output[0])
+    if gemm is None or weights is None or shape is None or len(shape) != 3:
         return []
     if editor.only_consumer(gemm.output[0]) is None:
         return [Decision(RULE, gemm.name, False, "its output is read elsewhere too")]
-    channels, height, width = (size or 0 for size in shape[1:])
+    channels, height, width = shape
     order = np.arange(channels * height * width).reshape(channels, height, width).transpose(1, 2, 0).ravel()
     inputs = [gemm.input[0]]
     for value, what in zip(weights, ("weight", "bias"), strict=True):

@@ -35,15 +35,15 @@ def _split(editor: GraphEditor, node: NodeProto) -> Decision:
         return Decision(RULE, node.name, False, "its weights are not constant")
     if problem := window.obstacle():
         return Decision(RULE, node.name, False, problem)
-    sizes, image = editor.shape(node.input[0])[2:], editor.shape(node.output[0])[2:]
-    if len(window.kernel) != 2 or not sizes or None in sizes or not image or None in image:
+    sizes, image = editor.fixed_shape(node.input[0]), editor.fixed_shape(node.output[0])
+    if len(window.kernel) != 2 or sizes is None or image is None:
         return Decision(RULE, node.name, False, "it is not two-dimensional with a known size")
     weight = editor.constants[node.input[1]]
     channels, columns = len(weight), weight[0].size
     if columns > MAX_COLUMNS:
         return Decision(RULE, node.name, False, f"{columns} numbers per position, at most {MAX_COLUMNS} pay")
     name = f"{node.name}_columns"
-    height, width = (size or 0 for size in sizes)
+    _, height, width = sizes
     # Channels last: so the product's left side is what the int8 convolution before it leaves in memory.
     positions = editor.transpose(node.input[0], [0, 2, 3, 1], f"{name}_last")
     positions = editor.reshape(positions, [0, height * width, channels], f"{name}_positions")
@@ -52,7 +52,7 @@ def _split(editor: GraphEditor, node: NodeProto) -> Decision:
     product = editor.transpose(product, [0, 2, 1], f"{name}_first")
     blocks = [
         editor.add_constant(np.array(value, np.int64), f"{name}_{what}")
-        for what, value in (("image", image), ("block", window.kernel))
+        for what, value in (("image", image[1:]), ("block", window.kernel))
     ]
     output = editor.add(
         "Col2Im",

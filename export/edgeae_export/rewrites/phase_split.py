@@ -1,11 +1,11 @@
 """A Conv whose output channels leave parts of the kernel zero, split into Convs with smaller kernels.
 
-The stacked kernel of `subpixel` covers the taps of all phases; those of one row phase leave whole rows of it zero. Split
-by row phase, the Convs skip these rows; their outputs are joined again by a Concat, which costs next to nothing where
-channels lie last in memory.
+The stacked kernel of `subpixel` covers the taps of all phases; those of one row phase leave whole rows of it zero.
+Split by row phase, the Convs skip these rows; their outputs are joined again by a Concat, which costs next to nothing
+where channels lie last in memory.
 
-Preconditions: constant weights, stride 1, one group, no dilation, explicit padding. Cost rule: at least `MIN_SAVING` of the
-multiply-adds saved: each further Conv has its own start-up and reads the map again.
+Preconditions: constant weights, stride 1, one group, no dilation, explicit padding. Cost rule: at least `MIN_SAVING`
+of the multiply-adds saved: each further Conv has its own start-up and reads the map again.
 """
 
 from __future__ import annotations

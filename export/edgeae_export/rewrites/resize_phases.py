@@ -4,12 +4,12 @@ After a nearest upsampling by s, neighbouring taps of the Conv often read the sa
 
     out[s*q + r] = sum over t of x[q + floor((r + t - p) / s)] * w[t]
 
-so each phase r has a shorter kernel, the sum of the taps that share a pixel. For s = 2 and k = 3 two of three remain: 4/9 of
-the multiply-adds in two dimensions. Zeros beyond the border are read alike on both sides of the equation.
+so each phase r has a shorter kernel, the sum of the taps that share a pixel. For s = 2 and k = 3 two of three remain:
+4/9 of the multiply-adds in two dimensions. Zeros beyond the border are read alike on both sides of the equation.
 
-Preconditions: mode nearest, coordinates asymmetric, rounding floor (what torch exports) and whole factors; Conv with stride 1,
-one group, no dilation and 'same' padding. Cost rule: for int8; in float32 the phases measured slower than ONNX Runtime's
-own Resize and Conv on larger maps, so there they are taken only when timed faster.
+Preconditions: mode nearest, coordinates asymmetric, rounding floor (what torch exports) and whole factors; Conv with
+stride 1, one group, no dilation and 'same' padding. Cost rule: for int8; in float32 the phases measured slower than
+ONNX Runtime's own Resize and Conv on larger maps, so there they are taken only when timed faster.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _rewrite(editor: GraphEditor, resize: NodeProto, node: NodeProto) -> Decisio
     same = (kernel - 1) // 2
     if set(window.kernel) != {kernel} or kernel % 2 == 0 or set(window.strides) != {1}:
         return refuse("its kernel is even, not square, or has a stride")
-    if set((*window.pads_begin, *window.pads_end)) != {same}:
+    if {*window.pads_begin, *window.pads_end} != {same}:
         return refuse("its padding does not keep the size")
     factor = _nearest_factor(editor, resize)
     if factor is None:
@@ -99,9 +99,9 @@ def _nearest_factor(editor: GraphEditor, node: NodeProto) -> int | None:
         or attribute(node, "nearest_mode", "round_prefer_floor") != "floor"
     ):
         return None
-    before, after = editor.shape(node.input[0]), editor.shape(node.output[0])
-    if len(before) != 4 or len(after) != 4 or before[1] != after[1] or None in (*before[1:], *after[1:]):
+    before, after = editor.fixed_shape(node.input[0]), editor.fixed_shape(node.output[0])
+    if before is None or after is None or len(before) != 3 or before[0] != after[0]:
         return None
-    factors = {(large or 0) / (small or 1) for small, large in zip(before[2:], after[2:], strict=True)}
+    factors = {large / small for small, large in zip(before[1:], after[1:], strict=True)}
     factor = factors.pop()
     return int(factor) if not factors and factor == int(factor) and factor > 1 else None

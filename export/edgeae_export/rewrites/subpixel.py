@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -80,9 +81,12 @@ def stacked_kernel(weight: Array, axes: tuple[AxisPhases, ...]) -> Array:
     stacked = np.zeros((*strides, outputs, inputs, *taps), weight.dtype)
     for phase in itertools.product(*map(range, strides)):
         for position in itertools.product(*map(range, taps)):
-            source = tuple(axis.source[r][u] for axis, r, u in zip(axes, phase, position, strict=True))
-            if None not in source:
-                stacked[(*phase, slice(None), slice(None), *position)] = weight[(slice(None), slice(None), *source)].T
+            taken = (axis.source[r][u] for axis, r, u in zip(axes, phase, position, strict=True))
+            source = tuple(tap for tap in taken if tap is not None)
+            if len(source) == len(axes):
+                there: tuple[Any, ...] = (*phase, ..., *position)
+                here: tuple[Any, ...] = (..., *source)
+                stacked[there] = weight[here].T
     return stacked.reshape(math.prod(strides) * outputs, inputs, *taps)
 
 
@@ -111,15 +115,12 @@ def _rewrite(editor: GraphEditor, node: NodeProto) -> Decision:
         return Decision(RULE, node.name, False, obstacle)
     if any(begin >= kernel for begin, kernel in zip(window.pads_begin, window.kernel, strict=True)):
         return Decision(RULE, node.name, False, "it is padded by as much as its kernel")
-    sizes = editor.shape(node.input[0])[2:]
-    if not sizes or None in sizes:
+    shape = editor.fixed_shape(node.input[0])
+    if shape is None:
         return Decision(RULE, node.name, False, "its spatial size is not known")
-    axes = tuple(
-        axis_phases(size or 0, *rest)
-        for size, *rest in zip(
-            sizes, window.kernel, window.strides, window.pads_begin, window.pads_end, window.output_padding, strict=True
-        )
-    )
+    pads = window.pads_begin, window.pads_end
+    numbers = zip(shape[1:], window.kernel, window.strides, *pads, window.output_padding, strict=True)
+    axes = tuple(axis_phases(*each) for each in numbers)
     if any(axis.wanted < 1 for axis in axes):
         return Decision(RULE, node.name, False, "its output is empty")
     ratio = math.prod(axis.stride * axis.taps / kernel for axis, kernel in zip(axes, window.kernel, strict=True))

@@ -1,0 +1,131 @@
+"""Which rewrites to apply together, and in which order: a few plans, of which the fastest is taken.
+
+Folding always helps, so every plan begins with it. Beyond that the best form depends on the precision, on the
+processor and on the layer: in float32 ONNX Runtime's own ConvTranspose is good, and only a shuffle that disappears
+into the next convolution is worth the sub-pixel form; in int8 there is no ConvTranspose at all. A plan is chosen by
+estimate for a machine that is elsewhere, and by timing on this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from edgeae_runtime.timing import interleave
+from onnx import NodeProto
+
+from edgeae_export.editor import UNARY_ACTIVATIONS, GraphEditor, attribute
+from edgeae_export.graph import Float32Array, runner
+from edgeae_export.rewrites import (
+    Decision,
+    channels_last,
+    fold_affine,
+    fold_batchnorm,
+    merge_heads,
+    move_below_shuffle,
+    resize_to_phases,
+    split_col2im,
+    split_phases,
+    subpixel,
+)
+from edgeae_export.rewrites.below_shuffle import obstacle_to_merging
+
+MARGIN = 0.05
+"""A candidate must be faster than the estimated best by this share to replace it: less is the noise of short timings,
+and the same export should give the same graph."""
+
+Rewrite = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[Decision]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A set of rewrites."""
+
+    name: str
+    subpixel: str = "none"
+    """`none`, `merging` (where the shuffle disappears into the next convolution) or `all`."""
+    resize: bool = False
+    rows: bool = False
+    columns: bool = False
+    channels_last: bool = False
+
+
+FOLDED = Plan("folded")
+FLOAT_PLANS = (
+    Plan("merged tail", subpixel="merging"),
+    FOLDED,
+    Plan("sub-pixel", subpixel="all"),
+    Plan("phases", subpixel="merging", resize=True),
+)
+"""The first is the estimate: it measured fastest for decoders of one to three output channels."""
+INT8_PLANS = (
+    Plan("sub-pixel by rows", subpixel="all", resize=True, rows=True, columns=True, channels_last=True),
+    Plan("sub-pixel", subpixel="all", resize=True, columns=True, channels_last=True),
+    Plan("sub-pixel, resize kept", subpixel="all", rows=True, columns=True, channels_last=True),
+    FOLDED,
+)
+
+
+def fold(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
+    """What always helps: batch norms, heads and affine layers."""
+    return _apply(model, [fold_batchnorm, merge_heads, fold_affine])
+
+
+def rewrite(model: onnx.ModelProto, plan: Plan) -> tuple[onnx.ModelProto, list[Decision]]:
+    """Apply a plan to a folded graph."""
+    steps: list[Rewrite] = []
+    if plan.resize:
+        steps.append(resize_to_phases)
+    if plan.subpixel != "none":
+        only = mergeable(model) if plan.subpixel == "merging" else None
+        steps += [lambda graph: subpixel(graph, only), move_below_shuffle]
+    if plan.rows:
+        steps.append(split_phases)
+    if plan.columns:
+        steps.append(split_col2im)
+    if plan.channels_last:
+        steps.append(channels_last)
+    return _apply(model, steps)
+
+
+def fastest(
+    candidates: Mapping[str, onnx.ModelProto], inputs: Float32Array, *, rounds: int = 5, seconds_per_turn: float = 0.03
+) -> tuple[str, dict[str, float]]:
+    """Time graphs at batch 1 on one thread; the first wins unless another is faster by `MARGIN`.
+
+    Returns:
+        The winner's name, and the median microseconds of each.
+    """
+    one = np.ascontiguousarray(inputs[:1])
+    runs = {name: runner(graph) for name, graph in candidates.items()}
+    calls = {name: (lambda run=run: run(one)) for name, run in runs.items()}
+    timed = interleave(calls, rounds=rounds, seconds_per_turn=seconds_per_turn)
+    times = {name: latency.median_us for name, latency in timed.items()}
+    first, best = next(iter(times)), min(times, key=lambda name: times[name])
+    return (best if times[best] < times[first] * (1 - MARGIN) else first), times
+
+
+def mergeable(model: onnx.ModelProto) -> frozenset[str]:
+    """The ConvTransposes whose sub-pixel shuffle would merge with the convolution after them."""
+    editor = GraphEditor(model)
+    return frozenset(node.name for node in editor.of_type("ConvTranspose") if _merges(editor, node))
+
+
+def _merges(editor: GraphEditor, node: NodeProto) -> bool:
+    reader = editor.only_consumer(node.output[0])
+    if reader is not None and reader.op_type in UNARY_ACTIVATIONS:
+        reader = editor.only_consumer(reader.output[0])
+    strides = attribute(node, "strides", [1, 1])
+    if reader is None or reader.op_type != "Conv" or len(set(strides)) != 1 or strides[0] == 1:
+        return False
+    return not obstacle_to_merging(editor, reader, strides[0])
+
+
+def _apply(model: onnx.ModelProto, steps: list[Rewrite]) -> tuple[onnx.ModelProto, list[Decision]]:
+    decisions: list[Decision] = []
+    for step in steps:
+        model, made = step(model)
+        decisions += made
+    return model, decisions

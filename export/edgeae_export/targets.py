@@ -1,0 +1,66 @@
+"""The machines a bundle can be made for, and what their int8 kernels want.
+
+Sources: ONNX Runtime's quantisation guide (weights of 7 bits where 16-bit sums of U8S8 products saturate: x86 without
+VNNI), and MLAS, ONNX Runtime's kernel library: its symmetric convolution kernels take zero points of zero; on AMX the
+general matrix product, which takes any zero point, is faster than they are.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+from edgeae_runtime.errors import InputError
+from edgeae_runtime.machine import instruction_sets
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of processor."""
+
+    name: str
+    per_channel: bool = True
+    """One symmetric scale per output channel of a weight; else one scale and zero point for the whole weight."""
+    weight_bits: int = 8
+    """7 where products of 8 bits would saturate."""
+    here: bool = False
+    """Whether it is this machine: then candidates are timed, not only estimated."""
+
+    def as_document(self) -> dict[str, Any]:
+        """The target as JSON."""
+        return {"name": self.name, "per_channel": self.per_channel, "weight_bits": self.weight_bits, "timed": self.here}
+
+
+PRESETS = {
+    "x86-avx2": Target("x86-avx2", weight_bits=7),
+    "x86-vnni": Target("x86-vnni"),
+    "x86-amx": Target("x86-amx", per_channel=False),
+    "arm64": Target("arm64"),
+}
+NICKNAMES = {"raspberry-pi-4": "arm64", "raspberry-pi-5": "arm64", "laptop": "x86-vnni"}
+TARGETS = ("host", *PRESETS, *NICKNAMES)
+
+
+def choose_target(name: str) -> Target:
+    """The target of a name; `host` is the preset of this machine's processor, with candidates timed on it.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    if name == "host":
+        preset = PRESETS[_preset_of_this_machine()]
+        return Target(preset.name, preset.per_channel, preset.weight_bits, here=True)
+    name = NICKNAMES.get(name, name)
+    if name not in PRESETS:
+        raise InputError(f"Got target {name!r}, expected one of {', '.join(TARGETS)}.")
+    return PRESETS[name]
+
+
+def _preset_of_this_machine() -> str:
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return "arm64"
+    flags = {flag.lower() for flag in instruction_sets()}
+    if "amx_int8" in flags:
+        return "x86-amx"
+    return "x86-vnni" if {"avx512_vnni", "avx_vnni"} & flags else "x86-avx2"
