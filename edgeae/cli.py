@@ -11,6 +11,7 @@ import typer
 from edgeae_runtime import commands
 from edgeae_runtime.cli import exit_status
 from edgeae_runtime.errors import InputError
+from edgeae_runtime.manifest import PARTS
 
 from edgeae import console
 
@@ -131,6 +132,19 @@ def export(
     calibration: Annotated[
         str | None, typer.Option(help="Images to calibrate int8 with; by default the checkpoint's training set.")
     ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            help="host (this machine, timed), x86-avx2, x86-vnni, x86-amx, arm64, raspberry-pi-4, "
+            "raspberry-pi-5 or laptop."
+        ),
+    ] = "host",
+    quantize_part: Annotated[
+        list[str] | None, typer.Option(help="encoder or decoder; may be repeated. Both by default.")
+    ] = None,
+    max_drop: Annotated[
+        str | None, typer.Option(help="What int8 may cost, such as 45dB or 0.05%: layers stay in float until it holds.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Export separate encoder and decoder graphs, checked against torch, as a bundle."""
@@ -139,7 +153,15 @@ def export(
     console.heading(f"Export {checkpoint} to {out}")
     with console.StageLog() as stages:
         report = export_checkpoint(
-            checkpoint, out, quantize=quantize, calibration=calibration, overwrite=overwrite, on_stage=stages
+            checkpoint,
+            out,
+            quantize=quantize,
+            calibration=calibration,
+            target=target,
+            quantize_parts=quantize_part or PARTS,
+            max_drop=max_drop,
+            overwrite=overwrite,
+            on_stage=stages,
         )
     console.show_export(report)
     console.say(f"\nWrote the bundle {out}")

@@ -142,7 +142,7 @@ def show_export(report: ExportReport) -> None:
         stages = (
             ("traced", simplification.bytes_before, simplification.operators_before),
             ("simplified", simplification.bytes_after, simplification.operators_after),
-            ("exported", part.bytes, part.operators),
+            (f"{part.compiled.precision}: {part.compiled.plan}", part.bytes, part.operators),
         )
         for stage, size, operators in stages:
             counts = ", ".join(f"{count} {operator}" for operator, count in operators.items())
@@ -151,8 +151,23 @@ def show_export(report: ExportReport) -> None:
             say(f"Simplification of the {name} was dropped: {simplification.notice}.")
     console.print()
     console.print(table)
+    _show_candidates(report)
     heading("Parity with torch")
     show_checks(report.checks)
+    if report.verdict:
+        console.print()
+        console.print(f"[bold]{escape(report.verdict)}[/bold]", soft_wrap=True)
+
+
+def _show_candidates(report: ExportReport) -> None:
+    """What each set of rewrites took, where they were timed; and what stayed in float."""
+    for name, part in report.parts.items():
+        times = part.compiled.times_us
+        if times:
+            told = ", ".join(f"{plan} {time / 1e3:.3f} ms" for plan, time in times.items())
+            say(f"Timed the {name}: {told}. Took: {part.compiled.plan}.")
+        for layer, why in part.compiled.kept.items():
+            say(f"In the {name}, {layer} stays in float: {why}.")
 
 
 def show_checks(checks: Sequence[Check]) -> None:
@@ -208,6 +223,7 @@ def show_manifest(manifest: Manifest) -> None:
             table.add_row(size, layer.name, layer.op, layer.precision)
             size = ""
     console.print(table)
+    _show_rewrites(manifest)
     quality = manifest.document.get("quality", {})
     if quality:
         say(
@@ -218,8 +234,25 @@ def show_manifest(manifest: Manifest) -> None:
     say("Made with " + ", ".join(f"{tool} {version}" for tool, version in versions.items()))
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+def _show_rewrites(manifest: Manifest) -> None:
+    """Which rewrites were applied, to which node, and why others were not."""
+    table = _table("part", "rewrite", "node", "", "why", wrap="why")
+    for name, part in manifest.document["parts"].items():
+        title = f"{name}: {part.get('plan', '')}"
+        for decision in part.get("rewrites", []):
+            mark = "[green]✓[/green]" if decision["applied"] else "–"
+            table.add_row(title, decision["rule"], decision["node"], mark, escape(decision["why"]))
+            title = ""
+        for layer, why in part.get("kept_in_float", {}).items():
+            table.add_row(title, "int8", layer, "–", escape(why))
+            title = ""
+    if table.row_count:
+        console.print()
+        console.print(table)
+
+
+def _table(*columns: str, right: Sequence[str] = (), wrap: str = "operators") -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "operators")
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=column != wrap)
     return table

@@ -14,7 +14,7 @@ from edgeae_export.parity import check_parity, make_reference
 from edgeae_runtime import Autoencoder
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.images import read_images
-from edgeae_runtime.manifest import Preprocessing
+from edgeae_runtime.manifest import PARTS, Preprocessing
 from edgeae_runtime.parity import Check
 from numpy.typing import NDArray
 
@@ -29,6 +29,9 @@ def export_checkpoint(
     *,
     quantize: str = "none",
     calibration: str | None = None,
+    target: str = "host",
+    quantize_parts: Sequence[str] = PARTS,
+    max_drop: str | None = None,
     overwrite: bool = False,
     on_stage: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -39,6 +42,7 @@ def export_checkpoint(
         out: the bundle's folder.
         quantize: `"none"` or `"int8"`.
         calibration: a data set's name, a folder of pictures, or a .npy or .npz file; None for the training set.
+        target, quantize_parts, max_drop: as `edgeae_export.export`.
         overwrite: whether an existing bundle may be replaced.
         on_stage: told the name of each stage when it begins.
 
@@ -55,6 +59,9 @@ def export_checkpoint(
         quantize=quantize,
         calibration=train_images,
         held_out=test_images,
+        target=target,
+        quantize_parts=quantize_parts,
+        max_drop=max_drop,
         overwrite=overwrite,
         on_stage=on_stage,
     )

@@ -129,8 +129,8 @@ def learning_rate(step: int, steps: int, initial: float) -> float:
 def logit_penalty(logits: Tensor, bound: float) -> Tensor:
     """Sum of the squared excess of the logits over `bound`, on either side, times a small weight.
 
-    sigmoid(10) is within 0.00005 of one: beyond it a logit only stretches the ranges that int8 has to cover. Not part of
-    the reported losses.
+    sigmoid(10) is within 0.00005 of one: beyond it a logit only stretches the ranges that int8 has to cover. Not part
+    of the reported losses.
     """
     if bound == 0:
         return logits.new_zeros(())

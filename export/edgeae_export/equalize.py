@@ -1,8 +1,8 @@
 """Equalising the ranges of an activation's channels, exactly (Nagel et al. 2019, Data-Free Quantization).
 
 One scale serves all channels of an activation, so a channel with a small range uses few of the 255 steps. ReLU and
-LeakyReLU are positively homogeneous, f(x / s) = f(x) / s for s > 0: a channel can be divided by s in the layer before and
-multiplied by s in the layer after, and the graph computes the same.
+LeakyReLU are positively homogeneous, f(x / s) = f(x) / s for s > 0: a channel can be divided by s in the layer before
+and multiplied by s in the layer after, and the graph computes the same.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fitting an int8 graph to its float32 graph: channel scales, ranges and biases, by the error that reaches the output."""
+"""Fitting an int8 graph to its float32 graph: channel scales, ranges and biases, by the error that the output shows."""
 
 from __future__ import annotations
 
