@@ -7,21 +7,19 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.parity import in_batches, max_abs
 
 from edgeae_export.calibration import calibrate
+from edgeae_export.candidates import choose, exact_candidates
 from edgeae_export.executed import executed_layers
 from edgeae_export.fit import Fitted, fit
-from edgeae_export.graph import Float32Array, runner
-from edgeae_export.plans import FLOAT_PLANS, FOLDED, INT8_PLANS, Plan, fastest, fold, rewrite
+from edgeae_export.graph import Float32Array
+from edgeae_export.plans import FLOAT_PLANS, INT8_PLANS
 from edgeae_export.quantize import quantize
 from edgeae_export.ranges import starting_ranges
 from edgeae_export.rewrites import Decision
 from edgeae_export.sites import Sites, find_sites
 from edgeae_export.targets import Target
 
-AS_IT_IS = "as it is"
-"""The plan of a graph that no rewrite fits."""
 _QUICK_INPUTS = 64
 
 
@@ -65,9 +63,8 @@ def compile_float32(model: onnx.ModelProto, inputs: Float32Array, tolerance: flo
         target: the machine; candidates are timed if it is this one.
     """
     candidates = exact_candidates(model, FLOAT_PLANS, inputs, tolerance)
-    chosen, times = _choose({name: graph for name, (graph, _) in candidates.items()}, inputs, target)
-    graph, decisions = candidates[chosen]
-    return Compiled(graph, chosen, decisions, times_us=times)
+    name, times = choose({name: each.graph for name, each in candidates.items()}, inputs, target)
+    return Compiled(candidates[name].graph, name, candidates[name].decisions, times_us=times)
 
 
 def compile_int8(model: onnx.ModelProto, inputs: Float32Array, tolerance: float, target: Target) -> Compiled:
@@ -83,15 +80,18 @@ def compile_int8(model: onnx.ModelProto, inputs: Float32Array, tolerance: float,
         InputError: nothing in the graph runs in int8.
     """
     candidates = exact_candidates(model, INT8_PLANS, inputs, tolerance)
-    sites = {name: find_sites(graph) for name, (graph, _) in candidates.items()}
-    if not any(site.layers for site in sites.values()):
+    sites = {name: find_sites(each.graph) for name, each in candidates.items()}
+    quick = {
+        name: _quickly_quantized(each.graph, sites[name], inputs, target)
+        for name, each in candidates.items()
+        if sites[name].layers
+    }
+    if not quick:
         raise _nothing_in_int8(next(iter(sites.values())))
-    quick = {name: _quickly_quantized(graph, sites[name], inputs, target) for name, (graph, _) in candidates.items()}
-    chosen, times = _choose(quick, inputs, target)
-    graph, decisions = candidates[chosen]
-    plan = next((plan for plan in INT8_PLANS if plan.name == chosen), FOLDED)
-    fitted = fit(fold(model)[0], plan, inputs, target)
-    return _quantized(Compiled(graph, chosen, decisions, fitted, times), target)
+    name, times = choose(quick, inputs, target)
+    chosen = candidates[name]
+    fitted = fit(chosen.folded, chosen.plan, inputs, target)
+    return _quantized(Compiled(chosen.graph, name, chosen.decisions, fitted, times), target)
 
 
 def keep_in_float(compiled: Compiled, keep: frozenset[str], target: Target) -> Compiled:
@@ -122,46 +122,6 @@ def _quickly_quantized(graph: onnx.ModelProto, sites: Sites, inputs: Float32Arra
     """Good enough to be timed: the ranges are not what decides the speed."""
     histograms = calibrate(graph, sites.tensors, inputs[:_QUICK_INPUTS])
     return quantize(graph, sites, starting_ranges(graph, sites, histograms, 100.0), target)
-
-
-def exact_candidates(
-    model: onnx.ModelProto, plans: Sequence[Plan], inputs: Float32Array, tolerance: float
-) -> dict[str, tuple[onnx.ModelProto, list[Decision]]]:
-    """The graph of each plan that computes the same; the given graph itself if none does."""
-    expected = in_batches(runner(model), inputs[:13])
-
-    def equal(graph: onnx.ModelProto) -> bool:
-        return max_abs(expected, in_batches(runner(graph), inputs[:13])) <= tolerance
-
-    folded, fold_decisions = fold(model)
-    if not equal(folded):
-        folded, fold_decisions = model, [_dropped("folding", decision) for decision in fold_decisions]
-    candidates: dict[str, tuple[onnx.ModelProto, list[Decision]]] = {}
-    seen: set[bytes] = set()
-    for plan in plans:
-        graph, decisions = rewrite(folded, plan)
-        content = graph.SerializeToString(deterministic=True)
-        if content not in seen and equal(graph):
-            seen.add(content)
-            candidates[plan.name] = graph, fold_decisions + decisions
-    if not candidates:
-        return {AS_IT_IS: (model, [])}
-    if not any(decision.applied for _, decisions in candidates.values() for decision in decisions):
-        return {AS_IT_IS: next(iter(candidates.values()))}
-    return candidates
-
-
-def _choose(
-    graphs: Mapping[str, onnx.ModelProto], inputs: Float32Array, target: Target
-) -> tuple[str, Mapping[str, float]]:
-    """By timing on this machine, by the order of the plans for another."""
-    if len(graphs) == 1 or not target.here:
-        return next(iter(graphs)), {}
-    return fastest(graphs, inputs)
-
-
-def _dropped(what: str, decision: Decision) -> Decision:
-    return Decision(decision.rule, decision.node, False, f"{what} was dropped: it changed the outputs")
 
 
 def _nothing_in_int8(sites: Sites) -> InputError:

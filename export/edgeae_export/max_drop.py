@@ -101,7 +101,11 @@ def _by_harm(
     for name, part in parts.items():
         layers = frozenset(part.fitted.sites.layers) if part.fitted else frozenset()
         for layer in sorted(layers):
-            alone = keep_in_float(part, layers - {layer}, target)
+            try:
+                alone = keep_in_float(part, layers - {layer}, target)
+            except InputError:  # ONNX Runtime runs it in 8 bits only beside others: alone it harms nothing
+                harm[name, layer] = 0.0
+                continue
             graphs = {other: compiled.rewritten for other, compiled in parts.items()} | {name: alone.model}
             harm[name, layer] = mse(exact, _reconstruct(graphs, images))
     return sorted(harm, key=lambda key: -harm[key])

@@ -8,16 +8,13 @@ estimate for a machine that is elsewhere, and by timing on this one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from edgeae_runtime.timing import interleave
 from onnx import NodeProto
 
 from edgeae_export.editor import UNARY_ACTIVATIONS, GraphEditor, attribute
-from edgeae_export.graph import Float32Array, runner
 from edgeae_export.rewrites import (
     Decision,
     channels_last,
@@ -31,10 +28,6 @@ from edgeae_export.rewrites import (
     subpixel,
 )
 from edgeae_export.rewrites.below_shuffle import obstacle_to_merging
-
-MARGIN = 0.05
-"""A candidate must be faster than the estimated best by this share to replace it: less is the noise of short timings,
-and the same export should give the same graph."""
 
 Rewrite = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[Decision]]]
 
@@ -53,6 +46,8 @@ class Plan:
 
 
 FOLDED = Plan("folded")
+AS_IT_IS = Plan("as it is")
+"""What `folded` is called where there is nothing to fold."""
 FLOAT_PLANS = (
     Plan("merged tail", subpixel="merging"),
     FOLDED,
@@ -88,23 +83,6 @@ def rewrite(model: onnx.ModelProto, plan: Plan) -> tuple[onnx.ModelProto, list[D
     if plan.channels_last:
         steps.append(channels_last)
     return _apply(model, steps)
-
-
-def fastest(
-    candidates: Mapping[str, onnx.ModelProto], inputs: Float32Array, *, rounds: int = 5, seconds_per_turn: float = 0.03
-) -> tuple[str, dict[str, float]]:
-    """Time graphs at batch 1 on one thread; the first wins unless another is faster by `MARGIN`.
-
-    Returns:
-        The winner's name, and the median microseconds of each.
-    """
-    one = np.ascontiguousarray(inputs[:1])
-    runs = {name: runner(graph) for name, graph in candidates.items()}
-    calls = {name: (lambda run=run: run(one)) for name, run in runs.items()}
-    timed = interleave(calls, rounds=rounds, seconds_per_turn=seconds_per_turn)
-    times = {name: latency.median_us for name, latency in timed.items()}
-    first, best = next(iter(times)), min(times, key=lambda name: times[name])
-    return (best if times[best] < times[first] * (1 - MARGIN) else first), times
 
 
 def mergeable(model: onnx.ModelProto) -> frozenset[str]:

@@ -117,6 +117,7 @@ class _Inserter:
     def activations(self, scales: Mapping[str, ActivationScale], layers: list[NodeProto]) -> None:
         """Quantise every origin, let what only moves elements move bytes, and dequantise for each reader."""
         editor, is_layer = self.editor, {node.name for node in layers}
+        scales = {self._behind_output(tensor): scale for tensor, scale in scales.items()}
         moving = self._moving_nodes(layers)
         scale_of = dict(scales)
         for node in moving:  # in the graph's order, so that inputs come first
@@ -196,6 +197,20 @@ class _Inserter:
     def dequantize(self, tensor: str, scale: ActivationScale, name: str) -> str:
         """The number behind the bytes."""
         return self.editor.add("DequantizeLinear", [tensor, *self.parameters(scale)], f"{name}_dequantized")
+
+    def _behind_output(self, tensor: str) -> str:
+        """A tensor that is quantised although it is an output of the graph gets another name, and a reader that copies
+        it to the output: so the layer that makes it fuses, and the output is what the bytes stand for."""
+        if tensor not in self.editor.outputs or self.editor.producer(tensor) is None:
+            return tensor
+        inner = self.editor.add_name(f"{tensor}_inner")
+        for node in self.editor.nodes:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name == tensor:
+                        names[index] = inner
+        self.editor.nodes.append(helper.make_node("Identity", [inner], [tensor], name=f"{tensor}_output"))
+        return inner
 
     def _moving_nodes(self, layers: list[NodeProto]) -> list[NodeProto]:
         """The nodes between the origins and the layers, which from now on move bytes."""

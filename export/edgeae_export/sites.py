@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import NodeProto
 
-from edgeae_export.editor import LAYOUT_OPS, GraphEditor, attribute, layer_multiply_adds
+from edgeae_export.editor import LAYOUT_OPS, UNARY_ACTIVATIONS, GraphEditor, attribute, layer_multiply_adds
 
 MIN_INPUTS = 32
 """Products over fewer inputs stay in float: a decoder's first layer, from a latent of few numbers, costs next to
@@ -91,15 +91,15 @@ def _reason_for_float(editor: GraphEditor, node: NodeProto, small: bool) -> str:
         return "ONNX Runtime has no int8 ConvTranspose"
     if any(editor.constant(origin) is not None for origin in origins(editor, node.input[0])):
         return "its input is partly constant"
-    if small:
-        return "it is a small part of the work and of the weights"
-    if node.op_type == "Conv":
-        channels = weight.shape[1]
-        return f"it reads {channels} channels, int8 kernels take them by fours" if channels < MIN_CHANNELS else ""
-    if weight.ndim != 2 or (node.op_type == "Gemm" and _is_scaled(node)):
-        return "its product is scaled or batched"
-    inputs = weight.shape[1] if attribute(node, "transB", 0) else weight.shape[0]
-    return f"it reads only {inputs} numbers" if inputs < MIN_INPUTS else ""
+    if node.op_type == "Conv" and weight.shape[1] < MIN_CHANNELS:
+        return f"it reads {weight.shape[1]} channels, int8 kernels take them by fours"
+    if node.op_type != "Conv":
+        if weight.ndim != 2 or (node.op_type == "Gemm" and _is_scaled(node)):
+            return "its product is scaled or batched"
+        inputs = weight.shape[1] if attribute(node, "transB", 0) else weight.shape[0]
+        if inputs < MIN_INPUTS:
+            return f"it reads only {inputs} numbers"
+    return "it is a small part of the work and of the weights" if small else ""
 
 
 def _is_scaled(node: NodeProto) -> bool:
@@ -110,11 +110,20 @@ def _groups(editor: GraphEditor, layers: list[NodeProto]) -> tuple[tuple[str, ..
     groups = [origins(editor, layer.input[0]) for layer in layers]
     covered = {tensor for group in groups for tensor in group}
     for layer in layers:
-        if layer.op_type == "Conv":  # it has no form with float outputs; matrix products have
+        if _must_write_bytes(editor, layer):
             output = quantized_output(editor, layer)
             if output not in covered and layer.output[0] not in covered:
                 groups.append((output,))
     return _joined(groups)
+
+
+def _must_write_bytes(editor: GraphEditor, layer: NodeProto) -> bool:
+    """Matrix products have int8 kernels that write floats, convolutions have none. And a Gemm that is followed by an
+    activation would be fused with it, in float, unless the activation is quantised."""
+    reader = editor.only_consumer(layer.output[0])
+    return layer.op_type == "Conv" or (
+        layer.op_type == "Gemm" and reader is not None and reader.op_type in UNARY_ACTIVATIONS
+    )
 
 
 def _joined(groups: list[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:

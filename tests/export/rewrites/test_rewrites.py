@@ -17,7 +17,7 @@ from edgeae_export.rewrites.phase_split import trim
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.export.rewrites.graphs import FOLDED_TOLERANCE, assert_equal, graph, operators, weights
+from tests.export.graphs import FOLDED_TOLERANCE, assert_equal, graph, operators, weights
 
 RNG = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ from edgeae_export.rewrites.subpixel import subpixel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.export.rewrites.graphs import assert_equal, graph, operators, weights
+from tests.export.graphs import assert_equal, graph, operators, weights
 
 
 @st.composite

@@ -1,0 +1,207 @@
+"""Plans, targets, --max-drop and the verdict: what is taken, what is refused, and what is said."""
+
+import numpy as np
+import pytest
+from edgeae_export import candidates, compiler
+from edgeae_export.compiler import compile_float32, compile_int8, keep_in_float
+from edgeae_export.graph import runner
+from edgeae_export.max_drop import MaxDrop, hold_limit
+from edgeae_export.targets import NICKNAMES, PRESETS, TARGETS, choose_target
+from edgeae_export.verdict import Comparison, verdict
+from edgeae_runtime import InputError
+from edgeae_runtime.parity import psnr
+
+from tests.export.graphs import graph, operators, weights
+from tests.export.test_fit import uneven_decoder
+
+RNG = np.random.default_rng(3)
+TARGET = PRESETS["x86-vnni"]
+TOLERANCE = 1e-3
+
+
+def encoder():
+    nodes = [
+        ("Conv", ["x", "w1", "b1"], ["c1"], {"pads": [1] * 4, "strides": [2, 2]}),
+        ("Relu", ["c1"], ["h1"], {}),
+        ("Conv", ["h1", "w2"], ["c2"], {"pads": [1] * 4, "strides": [2, 2]}),
+        ("Relu", ["c2"], ["h2"], {}),
+        ("Flatten", ["h2"], ["flat"], {}),
+        ("Gemm", ["flat", "v"], ["y"], {}),
+    ]
+    constants = {
+        "w1": weights(RNG, 16, 1, 3, 3) / 3, "b1": weights(RNG, 16), "w2": weights(RNG, 16, 16, 3, 3) / 12,
+        "v": weights(RNG, 256, 40) / 16,
+    }  # fmt: skip
+    return graph(nodes, [1, 16, 16], constants)
+
+
+def test_a_named_target_is_compiled_without_timing_and_always_the_same(monkeypatch):
+    model, x = uneven_decoder()
+    monkeypatch.setattr(candidates, "fastest", None)  # would be called for this machine
+    first, second = (compile_int8(model, x, TOLERANCE, TARGET) for _ in range(2))
+    assert first.plan == "sub-pixel by rows"
+    assert not first.times_us
+    assert first.model.SerializeToString() == second.model.SerializeToString()
+    assert compile_float32(model, x, TOLERANCE, TARGET).plan == "merged tail"
+
+
+def test_on_this_machine_candidates_are_timed_and_the_fastest_is_taken(monkeypatch):
+    model, x = uneven_decoder()
+    compiled = compile_int8(model, x, TOLERANCE, choose_target("host"))
+    assert set(compiled.times_us) >= {"sub-pixel by rows", "folded"}
+
+    def folded_wins(graphs, inputs):
+        return "folded", dict.fromkeys(graphs, 1.0)
+
+    monkeypatch.setattr(candidates, "fastest", folded_wins)
+    folded = compile_int8(model, x, TOLERANCE, choose_target("host"))
+    assert folded.plan == "folded"
+    assert "ConvTranspose" in operators(folded.model)
+
+
+def test_the_estimate_stands_unless_another_is_clearly_faster(monkeypatch):
+    model, x = uneven_decoder()
+    times = {"a": 100.0, "b": 97.0, "c": 99.0}
+
+    def interleave(calls, **options):
+        return {name: type("Latency", (), {"median_us": times[name]}) for name in calls}
+
+    monkeypatch.setattr(candidates, "interleave", interleave)
+    assert candidates.fastest(dict.fromkeys(times, model), x)[0] == "a"
+    times["b"] = 90.0
+    assert candidates.fastest(dict.fromkeys(times, model), x)[0] == "b"
+
+
+def test_a_rewrite_that_changes_the_outputs_is_dropped(monkeypatch):
+    model, x = uneven_decoder()
+
+    def wrong(graph, plan):
+        graph, decisions = right(graph, plan)
+        if plan.name != "folded":
+            for tensor in graph.graph.initializer:
+                if tensor.name.endswith("_subpixel"):
+                    tensor.raw_data = bytes(len(tensor.raw_data))
+        return graph, decisions
+
+    right = candidates.rewrite
+    monkeypatch.setattr(candidates, "rewrite", wrong)
+    compiled = compile_float32(model, x, TOLERANCE, TARGET)
+    assert "ConvTranspose" in operators(compiled.model)
+    assert any("changed the outputs" in decision.why for decision in compiled.decisions)
+
+
+def test_an_architecture_that_no_rewrite_fits_is_exported_as_it_is():
+    model = encoder()
+    compiled = compile_float32(model, RNG.random((20, 1, 16, 16), np.float32), TOLERANCE, TARGET)
+    assert compiled.plan == "as it is"
+    assert operators(compiled.model) == operators(model)
+
+
+def test_nothing_to_run_in_int8_is_an_error():
+    model = graph(
+        [("Conv", ["x", "w"], ["c"], {}), ("Relu", ["c"], ["y"], {})], [1, 5, 5], {"w": weights(RNG, 8, 1, 3, 3)}
+    )
+    with pytest.raises(InputError, match=r"Nothing in the graph would run in int8 .*by fours"):
+        compile_int8(model, weights(RNG, 20, 1, 5, 5), TOLERANCE, TARGET)
+
+
+def test_pairs_that_do_not_fuse_are_an_error(monkeypatch):
+    from edgeae_export.executed import ExecutedLayer
+
+    monkeypatch.setattr(compiler, "executed_layers", lambda model: [ExecutedLayer("conv", "Conv", "float32")])
+    model, x = uneven_decoder()
+    with pytest.raises(InputError, match="Nothing in the graph would run in int8"):
+        compile_int8(model, x, TOLERANCE, TARGET)
+
+
+def test_targets_have_names_for_people():
+    assert choose_target("raspberry-pi-5") == choose_target("arm64") == PRESETS["arm64"]
+    assert choose_target("host").here
+    assert not any(choose_target(name).here for name in TARGETS if name != "host")
+    assert set(NICKNAMES) <= set(TARGETS)
+    with pytest.raises(InputError, match=r"toaster.*expected one of host"):
+        choose_target("toaster")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["avx2"], "x86-avx2"),
+        (["avx2", "avx_vnni"], "x86-vnni"),
+        (["avx512_vnni"], "x86-vnni"),
+        (["avx512_vnni", "amx_int8"], "x86-amx"),
+    ],
+)
+def test_the_host_is_known_by_its_instruction_sets(monkeypatch, flags, expected):
+    from edgeae_export import targets
+
+    monkeypatch.setattr(targets, "instruction_sets", lambda: flags)
+    monkeypatch.setattr(targets.platform, "machine", lambda: "x86_64")
+    assert choose_target("host").name == expected
+    monkeypatch.setattr(targets.platform, "machine", lambda: "aarch64")
+    assert choose_target("host").name == "arm64"
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """Encoder and decoder of random weights, compiled to int8, with images."""
+    images = RNG.random((120, 1, 16, 16), np.float32)
+    encode = encoder()
+    latents = runner(encode)(images)
+    decode, _ = uneven_decoder()
+    return {
+        "encoder": compile_int8(encode, images, TOLERANCE, TARGET),
+        "decoder": compile_int8(decode, latents, TOLERANCE, TARGET),
+    }, images
+
+
+def fidelity(parts, images):
+    exact = runner(parts["decoder"].rewritten)(runner(parts["encoder"].rewritten)(images))
+    return psnr(exact, runner(parts["decoder"].model)(runner(parts["encoder"].model)(images)))
+
+
+def test_max_drop_keeps_the_worst_layers_in_float(halves):
+    parts, images = halves
+    before = fidelity(parts, images)
+    assert hold_limit(parts, MaxDrop.parse(f"{before - 1:.2f}dB"), images, TARGET) == parts
+    held = hold_limit(parts, MaxDrop.parse(f"{before + 2:.2f} dB"), images, TARGET)
+    assert fidelity(held, images) >= before + 2
+    kept = [why for part in held.values() for why in part.kept.values() if "max-drop" in why]
+    assert 1 <= len(kept) < sum(len(part.fitted.sites.layers) for part in parts.values())
+
+
+def test_max_drop_that_int8_cannot_hold_is_refused(halves):
+    parts, images = halves
+    with pytest.raises(InputError, match="does not hold while any layer"):
+        hold_limit(parts, MaxDrop.parse("140dB"), images, TARGET)
+
+
+@pytest.mark.parametrize("text", ["45", "45 db per pixel", "-3dB", "much", "5.%"])
+def test_a_limit_that_is_none_is_refused(text):
+    with pytest.raises(InputError, match="expected a PSNR such as 45dB"):
+        MaxDrop.parse(text)
+
+
+def test_limits_are_read_in_both_units():
+    assert MaxDrop.parse("45dB") == MaxDrop("psnr_db", 45.0)
+    assert MaxDrop.parse("0.05 %") == MaxDrop("error_rise", 0.0005)
+
+
+def test_layers_kept_in_float_run_in_float(halves):
+    parts, _ = halves
+    layer = parts["decoder"].fitted.sites.layers[0]
+    kept = keep_in_float(parts["decoder"], frozenset({layer}), TARGET)
+    assert layer in kept.kept
+    assert f"{layer}_weight_int8" not in {tensor.name for tensor in kept.model.graph.initializer}
+
+
+def test_the_verdict_tells_size_speed_and_quality():
+    quality = {"decoder_psnr_db": 47.31, "reconstruction_error_rise": 0.0004}
+    fast, slow, level = (Comparison("decoder", 100.0, time, 1000, 250) for time in (40.0, 150.0, 101.0))
+    sentence = verdict([fast], quality)
+    assert "decoder 25 % of the size and 2.50x as fast; 47.3 dB PSNR, reconstruction error +0.040 %" in sentence
+    assert "slower" not in sentence
+    assert "1.50x slower" in verdict([slow], quality)
+    assert "leave it in float32" in verdict([slow], quality)
+    assert "as fast" in verdict([level], quality)
+    assert "leave it" not in verdict([level], quality)
