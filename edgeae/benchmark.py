@@ -151,21 +151,26 @@ def _rows(
 
 
 def _torch_runs(checkpoint: Checkpoint) -> dict[str, Run]:
+    encoder, decoder = checkpoint.encoder, checkpoint.decoder
+    return {
+        "encoder": torch_call(encoder),
+        "decoder": torch_call(decoder),
+        "round-trip": torch_call(encoder, decoder),
+    }
+
+
+def torch_call(*modules: torch.nn.Module) -> Run:
     """Torch eager as a user would call it: inference mode, numpy in and out."""
 
-    def run(*modules: torch.nn.Module) -> Run:
-        def call(batch: Float32Array) -> Float32Array:
-            with torch.inference_mode():
-                tensor = torch.from_numpy(batch)
-                for module in modules:
-                    tensor = module(tensor)
-                result: Float32Array = tensor.numpy()
-            return result
+    def call(batch: Float32Array) -> Float32Array:
+        with torch.inference_mode():
+            tensor = torch.from_numpy(batch)
+            for module in modules:
+                tensor = module(tensor)
+            result: Float32Array = tensor.numpy()
+        return result
 
-        return call
-
-    encoder, decoder = checkpoint.encoder, checkpoint.decoder
-    return {"encoder": run(encoder), "decoder": run(decoder), "round-trip": run(encoder, decoder)}
+    return call
 
 
 def _cold_starts(bundle: str | Path, plain: Path, checkpoint: Checkpoint, provider: str) -> list[dict[str, Any]]:

@@ -36,9 +36,9 @@ def input_name(model: onnx.ModelProto) -> str:
     return str(model.graph.input[0].name)
 
 
-def runner(model: onnx.ModelProto) -> Run:
+def runner(model: onnx.ModelProto, threads: int = 1) -> Run:
     """A function that runs the graph on the CPU provider, with its first input, to its first output."""
-    session = create_session(model.SerializeToString(), "cpu", threads=1, spinning=True)
+    session = create_session(model.SerializeToString(), "cpu", threads=threads, spinning=True)
     name, output = input_name(model), str(model.graph.output[0].name)
 
     def run(batch: Float32Array) -> Float32Array:
