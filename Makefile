@@ -4,17 +4,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-fast test-slow lint types format clean
+.PHONY: demo test test-fast test-arm64 lint types format clean
 
 demo: $(STAMP)  ## train, export, verify, time and draw
 	$(BIN)/edgeae demo
 
 test: lint types  ## everything: lint, types, fast tests, then slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not arm64"
 	$(BIN)/python -m pytest -m slow
 
 test-fast: $(STAMP)  ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not arm64"
+
+test-arm64: $(STAMP)  ## bundles on an emulated Raspberry Pi 4 and 5; needs Debian, debootstrap and the network
+	PYTHON=$(BIN)/python bash tests/arm64/prepare.sh .arm64
+	EDGEAE_ARM64=.arm64 $(BIN)/python -m pytest -m arm64
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -34,4 +38,4 @@ $(STAMP): pyproject.toml runtime/pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv demo runs bundle dist build runtime/dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .arm64 demo runs bundle dist build runtime/dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -2,8 +2,9 @@
 
     python benchmarks/int8_decoder.py [--checkpoint runs/latest] [--json FILE]
 
-Latency at batch 1 on one thread, and at batch 64 on two; medians of rounds in random order. Fidelity over the whole test
-set. OpenVINO takes part where it is installed (`pip install openvino nncf`); it is named as absent where it is not.
+Latency at batch 1 on one thread, and at batch 64 on two; medians of rounds in random order. Fidelity over the whole
+test set. OpenVINO takes part where it is installed (`pip install openvino nncf`); it is named as absent where it is
+not.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import edgeae
 import edgeae_export
 import numpy as np
 import onnx
 import torch
-from edgeae.benchmark import torch_call
-from edgeae.export import checkpoint_images
 from edgeae_export.graph import runner
 from edgeae_export.parity import in_large_batches, reconstruction_rise, torch_runner
 from edgeae_runtime.machine import describe_machine
 from edgeae_runtime.parity import psnr
 from edgeae_runtime.timing import interleave
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quant_pre_process, quantize_static
+
+import edgeae
+from edgeae.benchmark import torch_call
+from edgeae.export import checkpoint_images
 
 Call = Callable[[np.ndarray], np.ndarray]
 ROUNDS, SECONDS = 15, 0.05
@@ -99,10 +101,14 @@ def graph_call(model: onnx.ModelProto, threads: int = 1) -> Call:
     return runner(model, threads=threads)
 
 
-def timed(calls: Mapping[str, Call], inputs: np.ndarray, rounds: int = ROUNDS, seconds: float = SECONDS) -> dict[str, Any]:
+def timed(
+    calls: Mapping[str, Call], inputs: np.ndarray, rounds: int = ROUNDS, seconds: float = SECONDS
+) -> dict[str, Any]:
     """Interleaved latency of every call on the same inputs."""
     bound = {name: (lambda call=call: call(inputs)) for name, call in calls.items()}
-    return {name: each.as_document() for name, each in interleave(bound, rounds=rounds, seconds_per_turn=seconds).items()}
+    return {
+        name: each.as_document() for name, each in interleave(bound, rounds=rounds, seconds_per_turn=seconds).items()
+    }
 
 
 def main() -> None:
@@ -186,7 +192,8 @@ def show(report: dict[str, Any]) -> None:
     """The figures as tables."""
     machine = report["machine"]
     print(f"{machine['processor']} ({', '.join(machine['instruction_sets'])}), ONNX Runtime {machine['onnxruntime']}")
-    print(f"\n{'decoder, batch 1, one thread':40} {'us':>7} {'vs static':>10} {'vs float':>9} {'PSNR':>7} {'rise':>9} {'kB':>7}")
+    titles = f"{'us':>7} {'vs static':>10} {'vs float':>9} {'PSNR':>7} {'rise':>9} {'kB':>7}"
+    print(f"\n{'decoder, batch 1, one thread':40} {titles}")
     for row in report["rows"]:
         fidelity = "exact" if row["psnr_db"] is None else f"{row['psnr_db']:.1f}"
         size = f"{row['bytes'] / 1000:.1f}" if row["bytes"] else "-"

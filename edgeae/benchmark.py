@@ -15,7 +15,7 @@ from edgeae_runtime import Autoencoder, open_bundle
 from edgeae_runtime.arrays import Float32Array
 from edgeae_runtime.bench import Row, Run, bench_inputs, bundle_runs, cases, document, time_case
 from edgeae_runtime.cold_start import bundle_command, measure, process
-from edgeae_runtime.parity import mse, psnr
+from edgeae_runtime.parity import mse, psnr, unit_scale
 from numpy.typing import NDArray
 
 from edgeae.checkpoint import Checkpoint
@@ -84,10 +84,10 @@ def bundle_quality(
     reference = torch_runner(checkpoint.decoder)(latents)
     quality: dict[str, float | None] = {}
     if "decoder" in autoencoder.providers:
-        fidelity = psnr(reference, in_large_batches(autoencoder.decode, latents))
+        fidelity = psnr(reference, in_large_batches(lambda batch: unit_scale(autoencoder.decode(batch)), latents))
         quality["decoder_psnr_db"] = round(fidelity, 2) if np.isfinite(fidelity) else None
     if len(autoencoder.providers) == 2:
-        decoded = in_large_batches(autoencoder.reconstruct, images)
+        decoded = in_large_batches(lambda batch: unit_scale(autoencoder.reconstruct(batch)), images)
         quality["reconstruction_mse"] = mse(images, decoded)
         quality["reconstruction_error_rise"] = reconstruction_rise(images, reference, decoded)
     return quality

@@ -145,6 +145,7 @@ def export(
     max_drop: Annotated[
         str | None, typer.Option(help="What int8 may cost, such as 45dB or 0.05%: layers stay in float until it holds.")
     ] = None,
+    pixels: Annotated[str, typer.Option(help="What the decoder gives: float32 or uint8.")] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Export separate encoder and decoder graphs, checked against torch, as a bundle."""
@@ -160,6 +161,7 @@ def export(
             target=target,
             quantize_parts=quantize_part or PARTS,
             max_drop=max_drop,
+            pixels=pixels,
             overwrite=overwrite,
             on_stage=stages,
         )

@@ -13,6 +13,7 @@ from edgeae_runtime import Autoencoder, verify
 from edgeae_runtime.arrays import Float32Array
 from edgeae_runtime.commands import require_parity, verify_document, write_json
 from edgeae_runtime.errors import InputError
+from edgeae_runtime.parity import unit_scale
 
 from edgeae.benchmark import bench_variants
 from edgeae.checkpoint import Checkpoint
@@ -114,13 +115,13 @@ def _draw(
     originals: Float32Array = shown.astype(np.float32) / np.float32(255)
     rows = {"original": originals}
     for name, autoencoder in autoencoders.items():
-        rows[name] = autoencoder.reconstruct(shown)
+        rows[name] = unit_scale(autoencoder.reconstruct(shown))
     rows["8 x |int8 −\nfloat32|"] = 8 * np.abs(rows["int8"] - rows["float32"])
     latents = np.concatenate([exact.encode(test_images[i : i + 500]) for i in range(0, len(test_images), 500)])
     low, high = exact.manifest.latent.low, exact.manifest.latent.high
     assert low is not None
     assert high is not None
-    grid = exact.decode(_plane(low, high)).reshape(_GRID, _GRID, *exact.manifest.image_shape)
+    grid = unit_scale(exact.decode(_plane(low, high))).reshape(_GRID, _GRID, *exact.manifest.image_shape)
     paths = [folder / f"{name}.png" for name in ("reconstructions", "latent-plane", "decoded-plane", "loss")]
     plot_reconstructions(rows, paths[0])
     plot_latent_plane(latents, data.test_labels, data.class_names, paths[1])

@@ -11,11 +11,12 @@ from edgeae_export import ExportReport
 from edgeae_export import export as export_model
 from edgeae_export.images import HELD_OUT_IMAGES, choose_images
 from edgeae_export.parity import check_parity, make_reference
+from edgeae_export.pixels import HALF_STEP
 from edgeae_runtime import Autoencoder
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.images import read_images
 from edgeae_runtime.manifest import PARTS, Preprocessing
-from edgeae_runtime.parity import Check
+from edgeae_runtime.parity import Check, unit_scale
 from numpy.typing import NDArray
 
 from edgeae.benchmark import bench_variants
@@ -32,6 +33,7 @@ def export_checkpoint(
     target: str = "host",
     quantize_parts: Sequence[str] = PARTS,
     max_drop: str | None = None,
+    pixels: str = "float32",
     overwrite: bool = False,
     on_stage: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -42,7 +44,7 @@ def export_checkpoint(
         out: the bundle's folder.
         quantize: `"none"` or `"int8"`.
         calibration: a data set's name, a folder of pictures, or a .npy or .npz file; None for the training set.
-        target, quantize_parts, max_drop: as `edgeae_export.export`.
+        target, quantize_parts, max_drop, pixels: as `edgeae_export.export`.
         overwrite: whether an existing bundle may be replaced.
         on_stage: told the name of each stage when it begins.
 
@@ -62,6 +64,7 @@ def export_checkpoint(
         target=target,
         quantize_parts=quantize_parts,
         max_drop=max_drop,
+        pixels=pixels,
         overwrite=overwrite,
         on_stage=on_stage,
     )
@@ -80,7 +83,9 @@ def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provid
     images = choose_images(checkpoint.image_shape, None, test_images)
     reference = make_reference(checkpoint.encoder, checkpoint.decoder, images.held_out)
     precision = {name: part.precision for name, part in autoencoder.manifest.parts.items()}
-    return check_parity(reference, autoencoder.encode, autoencoder.decode, precision)
+    in_bytes = autoencoder.manifest.parts["decoder"].output.dtype == "uint8"
+    decode = lambda latents: unit_scale(autoencoder.decode(latents))  # noqa: E731
+    return check_parity(reference, autoencoder.encode, decode, precision, HALF_STEP if in_bytes else 0.0)
 
 
 def bench_checkpoint(

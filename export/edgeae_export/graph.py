@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 from edgeae_runtime.errors import InputError
+from edgeae_runtime.parity import unit_scale
 from edgeae_runtime.providers import create_session
 from numpy.typing import NDArray
 
@@ -37,12 +38,15 @@ def input_name(model: onnx.ModelProto) -> str:
 
 
 def runner(model: onnx.ModelProto, threads: int = 1) -> Run:
-    """A function that runs the graph on the CPU provider, with its first input, to its first output."""
+    """A function that runs the graph on the CPU provider, with its first input, to its first output.
+
+    Outputs of uint8 pixels are given as float32 in [0, 1].
+    """
     session = create_session(model.SerializeToString(), "cpu", threads=threads, spinning=True)
     name, output = input_name(model), str(model.graph.output[0].name)
 
     def run(batch: Float32Array) -> Float32Array:
-        result: Float32Array = session.run((output,), {name: batch})[0]
+        result: Float32Array = unit_scale(session.run((output,), {name: batch})[0])
         return result
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,11 @@ from edgeae_runtime.parity import BATCH_SIZES
 from numpy.typing import NDArray
 
 CALIBRATION_IMAGES = 1024
-"""Enough that minimum and maximum of these layers settle; more only takes longer."""
+"""Enough that the ranges of these layers settle; more only takes longer."""
 HELD_OUT_IMAGES = 2000
 """Images that parity is measured on; never used for calibration."""
+MOST_BYTES = 128 << 20
+"""Most memory that the calibration images may take as float32, and the held-out ones again; large images are fewer."""
 GOLDEN_IMAGES = 16
 """Images whose torch outputs travel with the bundle: a few kilobytes, all of 1 + 2 + 3 + 7 batches."""
 
@@ -59,10 +62,11 @@ def choose_images(
         split = len(calibration) - min(max(len(calibration) // 10, 1), HELD_OUT_IMAGES)
         calibration, held_out = calibration[:split], calibration[split:]
     assert held_out is not None
+    most = max(MOST_BYTES // (4 * math.prod(image_shape)), GOLDEN_IMAGES)
     chosen = calibration if calibration is not None else held_out[:0]
     return ExportImages(
-        calibration=_pick(chosen, CALIBRATION_IMAGES, spec) if len(chosen) else _pick(held_out, 1, spec)[:0],
-        held_out=_at_least(_pick(held_out, HELD_OUT_IMAGES, spec), GOLDEN_IMAGES),
+        calibration=_pick(chosen, min(CALIBRATION_IMAGES, most), spec) if len(chosen) else _pick(held_out, 1, spec)[:0],
+        held_out=_at_least(_pick(held_out, min(HELD_OUT_IMAGES, most), spec), GOLDEN_IMAGES),
         real=True,
     )
 

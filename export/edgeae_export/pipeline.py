@@ -29,6 +29,7 @@ from edgeae_export.parity import (
     make_reference,
     reconstruction_rise,
 )
+from edgeae_export.pixels import HALF_STEP, PIXELS, emit_uint8
 from edgeae_export.simplify import SimplifyReport, simplify
 from edgeae_export.targets import Target, choose_target
 from edgeae_export.trace import trace
@@ -113,6 +114,7 @@ def export(
     target: str = "host",
     quantize_parts: Sequence[str] = PARTS,
     max_drop: str | None = None,
+    pixels: str = "float32",
     overwrite: bool = False,
     on_stage: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -129,6 +131,7 @@ def export(
         quantize_parts: the parts that `int8` applies to.
         max_drop: what int8 may cost, as `"45dB"` (PSNR of the reconstructions against float32) or `"0.05%"` (rise of
             the reconstruction error); the layers that hurt most stay in float until it holds.
+        pixels: what the decoder gives, `"float32"` in [0, 1] or `"uint8"`.
         overwrite: whether an existing bundle at `out` may be replaced.
         on_stage: told the name of each stage when it begins.
 
@@ -138,7 +141,7 @@ def export(
     """
     tell = on_stage or (lambda stage: None)
     machine = choose_target(target)
-    _check_arguments(quantize, calibration, quantize_parts)
+    _check_arguments(quantize, calibration, quantize_parts, pixels)
     limit = MaxDrop.parse(max_drop) if max_drop is not None else None
     check_target(out, overwrite=overwrite)
     images = choose_images(model.image_shape, calibration, held_out)
@@ -155,16 +158,21 @@ def export(
         traced = trace(modules[name], torch.from_numpy(inputs[name][:2]), *_NAMES[name])
         simplified, simplification = simplify(traced, inputs[name][:13], noise[name])
         tell(f"rewrite the {name} for {machine.name}")
-        compiled = compile_float32(simplified, inputs[name], NOISE_FACTOR * noise[name], machine)
-        parts[name] = PartReport(simplification, simplified, compiled)
+        float32 = compile_float32(simplified, inputs[name], NOISE_FACTOR * noise[name], machine)
+        parts[name] = PartReport(simplification, simplified, float32)
     float_parts = parts
     if quantize == "int8":
         parts = _quantized(parts, quantize_parts, images, noise, machine, limit, tell)
+    rounding = 0.0
+    if pixels == "uint8":
+        decoder, rounding = parts["decoder"], HALF_STEP
+        compiled = replace(decoder.compiled, model=emit_uint8(decoder.model))
+        parts["decoder"] = replace(decoder, compiled=compiled)
 
     tell("check parity with torch")
     graphs = {name: part.model for name, part in parts.items()}
     precision = {name: part.compiled.precision for name, part in parts.items()}
-    checks, quality = _checked(reference, graphs, precision)
+    checks, quality = _checked(reference, graphs, precision, rounding)
     require(checks, "Nothing was written. Look at the layer that differs, or export without --quantize.")
 
     tell("write the bundle")
@@ -177,6 +185,7 @@ def export(
         calibration_images=len(images.calibration) if quantize == "int8" else 0,
         preprocessing=model.preprocessing,
         real_images=images.real,
+        rounding=rounding,
     )
     manifest = write_bundle(contents, out, overwrite=overwrite)
     comparisons: list[Comparison] = []
@@ -214,11 +223,11 @@ def _quantized(
 
 
 def _checked(
-    reference: Reference, graphs: Mapping[str, onnx.ModelProto], precision: Mapping[str, str]
+    reference: Reference, graphs: Mapping[str, onnx.ModelProto], precision: Mapping[str, str], rounding: float
 ) -> tuple[list[Check], dict[str, float]]:
     """The checks, and the figures of quality that the bundle quotes."""
     encode, decode = runner(graphs["encoder"]), runner(graphs["decoder"])
-    checks = check_parity(reference, encode, decode, precision)
+    checks = check_parity(reference, encode, decode, precision, rounding)
     decoded = in_large_batches(lambda images: decode(encode(images)), reference.images)
     latents = in_large_batches(encode, reference.images)
     spread = float(np.mean(np.ptp(reference.latents, axis=0)))
@@ -234,7 +243,9 @@ def _checked(
     }
 
 
-def _check_arguments(quantize: str, calibration: object, parts: Sequence[str]) -> None:
+def _check_arguments(quantize: str, calibration: object, parts: Sequence[str], pixels: str) -> None:
+    if pixels not in PIXELS:
+        raise InputError(f"Got pixels={pixels!r}, expected one of {', '.join(PIXELS)}.")
     unknown = set(parts) - set(PARTS)
     if unknown or not parts:
         raise InputError(f"Got parts {list(parts)} to quantise, expected some of {', '.join(PARTS)}.")

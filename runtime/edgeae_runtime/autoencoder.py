@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from edgeae_runtime.arrays import Float32Array, as_images, as_latents
 from edgeae_runtime.bundle import Bundle, open_bundle
 from edgeae_runtime.errors import BundleError, InputError, ProviderError
 from edgeae_runtime.manifest import PARTS, Manifest, Part
 from edgeae_runtime.providers import candidates, create_session
+
+Images = NDArray[np.float32] | NDArray[np.uint8]
+_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 class Autoencoder:
@@ -95,24 +99,25 @@ class Autoencoder:
         latents: Float32Array = session.run((part.output.name,), {part.input.name: batch})[0]
         return latents[0] if single else latents
 
-    def decode(self, latents: object) -> Float32Array:
+    def decode(self, latents: object) -> Images:
         """Images of latents.
 
         Args:
             latents: finite floating point, [n, latent_dim] or [latent_dim].
 
         Returns:
-            float32 in [0, 1], [n, channels, height, width]; [channels, height, width] for a single latent.
+            float32 in [0, 1], or uint8 0..255 if the bundle was exported with `pixels="uint8"`;
+            [n, channels, height, width], or [channels, height, width] for a single latent.
 
         Raises:
             InputError: a wrong shape or dtype, NaN or infinity, or an empty batch.
         """
         session, part = self._part("decoder")
         batch, single = as_latents(latents, part.input)
-        images: Float32Array = session.run((part.output.name,), {part.input.name: batch})[0]
+        images: Images = session.run((part.output.name,), {part.input.name: batch})[0]
         return images[0] if single else images
 
-    def reconstruct(self, images: object) -> Float32Array:
+    def reconstruct(self, images: object) -> Images:
         """What the decoder makes of the encoder's latents: `decode(encode(images))`."""
         return self.decode(self.encode(images))
 
@@ -144,11 +149,11 @@ class Autoencoder:
         box = generator.uniform(latent.low, latent.high, size=(count, latent.dim))
         return box.astype(np.float32)
 
-    def sample(self, count: int, seed: int | None = None) -> Float32Array:
-        """New images, `decode(sample_latents(count, seed))`: float32 [count, channels, height, width]."""
+    def sample(self, count: int, seed: int | None = None) -> Images:
+        """New images, `decode(sample_latents(count, seed))`: [count, channels, height, width]."""
         return self.decode(self.sample_latents(count, seed))
 
-    def interpolate(self, a: object, b: object, steps: int = 9) -> Float32Array:
+    def interpolate(self, a: object, b: object, steps: int = 9) -> Images:
         """Images along the straight line from `a` to `b` in the latent space, both ends included.
 
         Args:
@@ -157,7 +162,7 @@ class Autoencoder:
             steps: how many images, from 2.
 
         Returns:
-            float32 [steps, channels, height, width].
+            [steps, channels, height, width], as `decode` gives them.
 
         Raises:
             InputError: `a` or `b` is neither one image nor one latent, or `steps` is below 2.
@@ -207,8 +212,9 @@ def _first_session(
 
 def _check_signature(session: ort.InferenceSession, name: str, part: Part) -> None:
     """The graph's inputs and outputs must be those of the manifest: else every later message would mislead."""
-    found = [[node.name for node in nodes] for nodes in (session.get_inputs(), session.get_outputs())]
-    promised = [[spec.name for spec in specs] for specs in (part.inputs, part.outputs)]
+    nodes = (session.get_inputs(), session.get_outputs())
+    found = [[f"{_DTYPES.get(node.type, node.type)} {node.name}" for node in group] for group in nodes]
+    promised = [[f"{spec.dtype} {spec.name}" for spec in specs] for specs in (part.inputs, part.outputs)]
     if found != promised:
         raise BundleError(
             f"The {name}'s graph has inputs and outputs {found}, its manifest promises {promised}. "

@@ -51,7 +51,7 @@ def reconstruct(bundle: str, source: str, out: str, provider: str) -> str:
     reconstructions = autoencoder.reconstruct(images)
     write_output(out, reconstructions.reshape(-1, *autoencoder.manifest.image_shape), images=True)
     scale = autoencoder.manifest.preprocessing.scale if images.dtype == np.uint8 else 1.0
-    error = parity.mse(images.reshape(reconstructions.shape) * scale, reconstructions)
+    error = parity.mse(images.reshape(reconstructions.shape) * scale, parity.unit_scale(reconstructions))
     return f"Wrote {len(reconstructions)} reconstructions to {out}; mean squared error {error:.5f}"
 
 

@@ -75,7 +75,7 @@ def write_output(path: str | Path, array: NDArray[Any], *, images: bool) -> None
 
     Args:
         path: where to; its ending chooses the format.
-        array: float32 latents [n, latent_dim] or images [n, channels, height, width] in [0, 1].
+        array: float32 latents [n, latent_dim] or images [n, channels, height, width], float in [0, 1] or uint8.
         images: whether the array holds images.
 
     Raises:
@@ -122,11 +122,11 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
         raise
 
 
-def contact_sheet(images: NDArray[np.float32], columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:
+def contact_sheet(images: NDArray[Any], columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:
     """Images side by side on a white sheet, near to square.
 
     Args:
-        images: [n, channels, height, width] in [0, 1]; one or three channels.
+        images: [n, channels, height, width], float in [0, 1] or uint8; one or three channels.
         columns: images in a row.
         gap: white pixels between them.
 
@@ -141,7 +141,7 @@ def contact_sheet(images: NDArray[np.float32], columns: int | None = None, gap: 
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
     for index, image in enumerate(images):
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
-        pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+        pixels = image if image.dtype == np.uint8 else np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
         sheet[top : top + height, left : left + width] = pixels.transpose(1, 2, 0)
     return sheet[..., 0] if channels == 1 else sheet
 

@@ -47,7 +47,7 @@ class TensorSpec:
 
     name: str
     dtype: str
-    """A numpy dtype name, `float32`."""
+    """A numpy dtype name: `float32`, or `uint8` for the pixels of a decoder that was exported to give them."""
     shape: tuple[int | None, ...]
     """`None` stands for the batch, which may be any size from 1."""
     range: tuple[float, float] | None
@@ -181,6 +181,8 @@ def _part(value: Document, where: str) -> Part:
     )
     inputs = tuple(_tensor(spec, f"{where}.inputs") for spec in _objects(value, "inputs", where))
     outputs = tuple(_tensor(spec, f"{where}.outputs") for spec in _objects(value, "outputs", where))
+    if any(spec.dtype != "float32" for spec in inputs):
+        raise _damaged(f"gives {where} an input that is not float32")
     if len(inputs) != 1 or not outputs:
         raise _damaged(f"gives {where} {len(inputs)} inputs and {len(outputs)} outputs, expected one and at least one")
     return Part(
@@ -212,7 +214,7 @@ def _file_record(value: Document, where: str) -> FileRecord:
 def _tensor(value: Document, where: str) -> TensorSpec:
     name = _entry(value, "name", str, where)
     where = f"{where} {name!r}"
-    dtype = _one_of(_entry(value, "dtype", str, where), ("float32",), f"{where}.dtype")
+    dtype = _one_of(_entry(value, "dtype", str, where), ("float32", "uint8"), f"{where}.dtype")
     shape = _entry(value, "shape", list, where)
     if len(shape) < 2 or shape[0] != "batch" or not all(_is_int(n) and n > 0 for n in shape[1:]):
         raise _damaged(f"has {where}.shape = {shape!r}, expected ['batch', then whole numbers from 1]")

@@ -89,14 +89,12 @@ def compare(
     return Check(what, metric, figure, limit, place)
 
 
-def in_batches(
-    run: Callable[[NDArray[np.float32]], NDArray[np.float32]], inputs: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Run the inputs in batches of 1, 2, 3, 7, 1, … and join the outputs: every row in its place."""
+def in_batches(run: Callable[[NDArray[np.float32]], NDArray[Any]], inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Run the inputs in batches of 1, 2, 3, 7, 1, … and join the outputs, pixels as float: every row in its place."""
     outputs, start, turn = [], 0, 0
     while start < len(inputs):
         size = BATCH_SIZES[turn % len(BATCH_SIZES)]
-        outputs.append(run(inputs[start : start + size]))
+        outputs.append(unit_scale(run(inputs[start : start + size])))
         start, turn = start + size, turn + 1
     return np.concatenate(outputs)
 
@@ -121,6 +119,11 @@ def psnr(reference: NDArray[Any], measured: NDArray[Any], peak: float = 1.0) -> 
     if error == 0:
         return math.inf
     return 10 * math.log10(peak * peak / error) if math.isfinite(error) else -math.inf if error > 0 else math.nan
+
+
+def unit_scale(images: NDArray[Any]) -> NDArray[np.float32]:
+    """uint8 pixels as float32 in [0, 1]; floating point images as they are."""
+    return np.divide(images, 255, dtype=np.float32) if images.dtype == np.uint8 else images
 
 
 def worst_element(reference: NDArray[Any], measured: NDArray[Any]) -> str:

@@ -40,6 +40,63 @@ def test_an_export_is_a_verified_bundle(model, images, tmp_path, quantize):
     assert f"| {precision} |" in card
 
 
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_a_decoder_that_gives_pixels(model, images, tmp_path, quantize):
+    export(model, tmp_path / "bundle", quantize=quantize, calibration=images, pixels="uint8")
+    ae = Autoencoder.load(tmp_path / "bundle")
+    pixels = ae.reconstruct(images[:7])
+    assert pixels.dtype == np.uint8
+    with torch.inference_mode():
+        expected = model.decoder(model.encoder(torch.from_numpy(images[:7].astype(np.float32) / 255))).numpy()
+    assert np.abs(pixels / 255 - expected).max() < (0.5 / 255 + 1e-5 if quantize == "none" else 0.1)
+    assert all(check.passed for check in verify(tmp_path / "bundle"))
+    assert open_bundle(tmp_path / "bundle").manifest.parts["decoder"].output.dtype == "uint8"
+
+
+def test_one_half_alone_may_be_int8(model, images, tmp_path):
+    export(model, tmp_path / "bundle", quantize="int8", calibration=images, quantize_parts=("decoder",))
+    parts = open_bundle(tmp_path / "bundle").manifest.parts
+    assert {name: part.precision for name, part in parts.items()} == {"encoder": "float32", "decoder": "int8"}
+
+
+def test_max_drop_is_held_by_the_bundle(model, images, tmp_path):
+    whole = export(model, tmp_path / "whole", quantize="int8", calibration=images, target="x86-vnni")
+    limit = whole.manifest.document["quality"]["decoder_psnr_db"] + 3
+    strict = export(
+        model, tmp_path / "strict", quantize="int8", calibration=images, target="x86-vnni", max_drop=f"{limit:.1f}dB"
+    )
+    kept = [why for part in strict.parts.values() for why in part.compiled.kept.values()]
+    assert any("max-drop" in why for why in kept)
+    assert strict.manifest.document["quality"]["decoder_psnr_db"] > limit - 1  # held on calibration images
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"target": "toaster"}, "expected one of host"),
+        ({"quantize_parts": ("middle",)}, "expected some of"),
+        ({"max_drop": "a little"}, "45dB"),
+        ({"pixels": "uint16"}, "float32, uint8"),
+    ],
+)
+def test_options_that_are_none_are_refused(model, images, tmp_path, option, words):
+    with pytest.raises(InputError, match=words):
+        export(model, tmp_path / "bundle", quantize="int8", calibration=images, **option)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_ran_in_int8_and_what_was_rewritten_stands_in_the_manifest(model, images, tmp_path):
+    export(model, tmp_path / "bundle", quantize="int8", calibration=images, target="raspberry-pi-4")
+    document = open_bundle(tmp_path / "bundle").manifest.document
+    assert document["target"]["name"] == "arm64"
+    decoder = document["parts"]["decoder"]
+    assert decoder["plan"] == "sub-pixel by rows"
+    assert {"rule", "node", "applied", "why"} == set(decoder["rewrites"][0])
+    assert any(entry["rule"] == "subpixel" and entry["applied"] for entry in decoder["rewrites"])
+    assert "QLinearConv" in {layer["op"] for layer in decoder["layers"]}
+    assert document["quantization"]["parts"]["decoder"]["ranges"]
+
+
 def test_the_same_export_gives_the_same_bytes(model, images, tmp_path):
     for name in ("a", "b"):
         export(model, tmp_path / name, quantize="int8", calibration=images, target="x86-vnni")

@@ -1,0 +1,87 @@
+"""The bundle on 64-bit ARM: a Raspberry Pi 4 (Cortex-A72) and a Raspberry Pi 5 (Cortex-A76), emulated.
+
+Emulation proves that the numbers are right, never that they come fast. `make test-arm64` builds the user land (see
+prepare.sh) and names its folder in EDGEAE_ARM64.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgeae_export import export
+from edgeae_export.parity import torch_runner
+from edgeae_runtime import Autoencoder
+from edgeae_runtime.parity import psnr
+
+from tests.export.conftest import SmallModel
+
+pytestmark = pytest.mark.arm64
+
+SAME_DB = 0.5
+"""Int8 kernels of two processors round float scales differently, here and there by one step."""
+BOARDS = {"raspberry-pi-4": "cortex-a72", "raspberry-pi-5": "cortex-a76"}
+
+
+@pytest.fixture(scope="module")
+def user_land() -> Path:
+    folder = os.environ.get("EDGEAE_ARM64")
+    if not folder:
+        pytest.fail("EDGEAE_ARM64 names no emulated user land: run make test-arm64")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="module")
+def smooth_images():
+    noise = np.random.default_rng(0).random((120, 1, 20, 20))
+    smooth = sum(noise[:, :, i : i + 16, j : j + 16] for i in range(5) for j in range(5)) / 25
+    return np.rint((smooth - smooth.min()) / np.ptp(smooth) * 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory, smooth_images):
+    folder = tmp_path_factory.mktemp("arm64")
+    for kind in ("none", "int8"):
+        export(SmallModel(), folder / kind, quantize=kind, calibration=smooth_images, target="raspberry-pi-4")
+    return folder
+
+
+def emulate(user_land, cpu, *arguments):
+    script = Path(__file__).parent / "python.sh"
+    command = ["bash", str(script), str(user_land), cpu, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("kind", ["none", "int8"])
+def test_the_golden_vectors_hold(user_land, bundles, board, kind):
+    done = emulate(user_land, BOARDS[board], "-m", "edgeae_runtime", "verify", bundles / kind)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Verified" in done.stdout
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_int8_images_are_as_faithful_as_here(user_land, bundles, smooth_images, board, tmp_path):
+    model, here = SmallModel(), Autoencoder.load(bundles / "int8")
+    images = smooth_images.astype(np.float32) / 255
+    latents = torch_runner(model.encoder)(images)
+    reference = torch_runner(model.decoder)(latents)
+    np.save(tmp_path / "latents.npy", latents)
+    arguments = ("decode", tmp_path / "latents.npy", "--out", tmp_path / "there.npy", "--bundle", bundles / "int8")
+    done = emulate(user_land, BOARDS[board], "-m", "edgeae_runtime", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    there = np.load(tmp_path / "there.npy")
+    assert abs(psnr(reference, there) - psnr(reference, here.decode(latents))) < SAME_DB
+
+
+def test_a_damaged_bundle_is_refused_there_too(user_land, bundles, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(bundles / "int8", broken)
+    raw = bytearray((broken / "decoder.onnx").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (broken / "decoder.onnx").write_bytes(raw)
+    done = emulate(user_land, "cortex-a72", "-m", "edgeae_runtime", "verify", broken)
+    assert done.returncode == 1
+    assert "SHA-256" in done.stderr
