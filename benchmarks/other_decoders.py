@@ -1,6 +1,6 @@
 """Decoders that the exporter was not made for: larger, in colour, with other kernels. Is int8 ever slower, or wrong?
 
-    python benchmarks/other_decoders.py [--steps 150] [--json FILE]
+    python benchmarks/other_decoders.py [--steps 80] [--json FILE]
 
 Each autoencoder is trained for a few steps on Fashion-MNIST, enlarged and tinted, so that its activations are those
 of a real model, exported to float32 and int8, and timed against its plain export, interleaved, on one thread, at
@@ -65,10 +65,10 @@ def models() -> list[Model]:
         (128, 3, 128, (32, 64, 128, 256, 256)),
     ):
         config = AutoencoderConfig(image_size=size, channels=channels, latent_dim=latent, widths=widths)
-        name = f"{size}x{size}, {channels} channels, latent {latent}"
+        name = f"{size}x{size} {'grey' if channels == 1 else 'RGB'}, latent {latent}"
         made.append(Model(name, Encoder(config), Decoder(config), config))
     config = AutoencoderConfig(latent_dim=16)
-    made.append(Model("32x32, kernel 4, batch norm, leaky", Encoder(config), WithBatchNorm(16), config))
+    made.append(Model("32x32 grey, latent 16, kernel 4, batch norm", Encoder(config), WithBatchNorm(16), config))
     return made
 
 
@@ -134,7 +134,7 @@ def measure(model: Model, images: np.ndarray) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []

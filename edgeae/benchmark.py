@@ -57,7 +57,7 @@ def bench_variants(
     with tempfile.TemporaryDirectory(prefix="edgeae-bench-") as folder:
         tell("export the plain float32 graphs to compare with")
         plain = Path(folder) / "plain"
-        export(checkpoint, plain, held_out=test_images[:64])
+        export(checkpoint, plain, held_out=test_images[:64], rewrites=False)
         rows = _rows(bundle, plain, checkpoint, parts, batches, threads, provider, tell)
         tell("start fresh processes for start-up time and memory")
         starts = _cold_starts(bundle, plain, checkpoint, provider)

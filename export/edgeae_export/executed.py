@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import errno
 import re
 import tempfile
 from dataclasses import dataclass
@@ -54,5 +55,8 @@ def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="edgeae-executed-") as folder:
         path = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(path)
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return onnx.load(path)
+        try:
+            ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            return onnx.load(path)
+        except Exception as error:  # it ran before, so it is the writing that failed; ONNX Runtime has its own types
+            raise OSError(errno.EIO, "ONNX Runtime could not write its optimised graph there", folder) from error

@@ -30,6 +30,7 @@ from edgeae_export.parity import (
     reconstruction_rise,
 )
 from edgeae_export.pixels import HALF_STEP, PIXELS, emit_uint8
+from edgeae_export.plans import AS_IT_IS
 from edgeae_export.simplify import SimplifyReport, simplify
 from edgeae_export.targets import Target, choose_target
 from edgeae_export.trace import trace
@@ -115,6 +116,7 @@ def export(
     quantize_parts: Sequence[str] = PARTS,
     max_drop: str | None = None,
     pixels: str = "float32",
+    rewrites: bool = True,
     overwrite: bool = False,
     on_stage: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -132,6 +134,7 @@ def export(
         max_drop: what int8 may cost, as `"45dB"` (PSNR of the reconstructions against float32) or `"0.05%"` (rise of
             the reconstruction error); the layers that hurt most stay in float until it holds.
         pixels: what the decoder gives, `"float32"` in [0, 1] or `"uint8"`.
+        rewrites: False leaves the float32 graphs as torch and onnxsim make them, to compare with.
         overwrite: whether an existing bundle at `out` may be replaced.
         on_stage: told the name of each stage when it begins.
 
@@ -141,7 +144,7 @@ def export(
     """
     tell = on_stage or (lambda stage: None)
     machine = choose_target(target)
-    _check_arguments(quantize, calibration, quantize_parts, pixels)
+    _check_arguments(quantize, calibration, quantize_parts, pixels, rewrites)
     limit = MaxDrop.parse(max_drop) if max_drop is not None else None
     check_target(out, overwrite=overwrite)
     images = choose_images(model.image_shape, calibration, held_out)
@@ -157,8 +160,10 @@ def export(
         tell(f"trace and simplify the {name}")
         traced = trace(modules[name], torch.from_numpy(inputs[name][:2]), *_NAMES[name])
         simplified, simplification = simplify(traced, inputs[name][:13], noise[name])
-        tell(f"rewrite the {name} for {machine.name}")
-        float32 = compile_float32(simplified, inputs[name], NOISE_FACTOR * noise[name], machine)
+        float32 = Compiled(simplified, AS_IT_IS.name, [])
+        if rewrites:
+            tell(f"rewrite the {name} for {machine.name}")
+            float32 = compile_float32(simplified, inputs[name], NOISE_FACTOR * noise[name], machine)
         parts[name] = PartReport(simplification, simplified, float32)
     float_parts = parts
     if quantize == "int8":
@@ -243,7 +248,9 @@ def _checked(
     }
 
 
-def _check_arguments(quantize: str, calibration: object, parts: Sequence[str], pixels: str) -> None:
+def _check_arguments(quantize: str, calibration: object, parts: Sequence[str], pixels: str, rewrites: bool) -> None:
+    if quantize == "int8" and not rewrites:
+        raise InputError("Got rewrites=False with int8, expected float32: most layers have no int8 kernel as they are.")
     if pixels not in PIXELS:
         raise InputError(f"Got pixels={pixels!r}, expected one of {', '.join(PIXELS)}.")
     unknown = set(parts) - set(PARTS)

@@ -54,6 +54,8 @@ def trained(tmp_path_factory) -> Path:
     done = run("export", "--quantize", "int8", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "Next: edgeae bench" in done.stdout
+    assert "int8: sub-pixel" in done.stdout
+    assert "int8 against float32 on this machine: encoder" in done.stdout
     return folder
 
 
@@ -61,7 +63,7 @@ def test_export_prints_operators_sizes_and_parity(trained):
     done = run("export", "--out", "float32", cwd=trained)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("✓") == 12
-    for words in ("traced", "simplified", "exported", "3 ConvTranspose", "round trip, batch 7"):
+    for words in ("traced", "simplified", "float32: ", "3 ConvTranspose", "round trip, batch 7"):
         assert words in done.stdout
 
 
@@ -225,5 +227,5 @@ def test_demo_without_the_data_set_uses_the_sample_and_says_so(tmp_path):
     metrics = json.loads((demo / "metrics.json").read_text())
     assert metrics["data"]["name"] == "sample"
     assert metrics["verify"]["int8"]["passed"]
-    assert metrics["bytes"]["int8"]["decoder"] < 0.35 * metrics["bytes"]["float32"]["decoder"]
+    assert metrics["bytes"]["int8"]["decoder"] < 0.5 * metrics["bytes"]["float32"]["decoder"]
     refused(run("demo", "--data", "sample", "--out", Path(__file__).parent), "left alone")

@@ -53,6 +53,13 @@ def test_a_decoder_that_gives_pixels(model, images, tmp_path, quantize):
     assert open_bundle(tmp_path / "bundle").manifest.parts["decoder"].output.dtype == "uint8"
 
 
+def test_without_rewrites_the_graph_is_torchs(model, tmp_path):
+    export(model, tmp_path / "bundle", rewrites=False)
+    decoder = open_bundle(tmp_path / "bundle").manifest.document["parts"]["decoder"]
+    assert decoder["plan"] == "as it is"
+    assert decoder["operators"]["ConvTranspose"] == 2
+
+
 def test_one_half_alone_may_be_int8(model, images, tmp_path):
     export(model, tmp_path / "bundle", quantize="int8", calibration=images, quantize_parts=("decoder",))
     parts = open_bundle(tmp_path / "bundle").manifest.parts
@@ -77,6 +84,7 @@ def test_max_drop_is_held_by_the_bundle(model, images, tmp_path):
         ({"quantize_parts": ("middle",)}, "expected some of"),
         ({"max_drop": "a little"}, "45dB"),
         ({"pixels": "uint16"}, "float32, uint8"),
+        ({"rewrites": False}, "rewrites=False with int8"),
     ],
 )
 def test_options_that_are_none_are_refused(model, images, tmp_path, option, words):

@@ -34,7 +34,7 @@ def main() -> None:
     images = load_images("sample").train_images[:400, :, 6:22, 6:22]
     for name, quantize in (("float32", "none"), ("int8", "int8")):
         shutil.rmtree(HERE / "bundles" / name, ignore_errors=True)
-        export(Model(), HERE / "bundles" / name, quantize=quantize, calibration=images)
+        export(Model(), HERE / "bundles" / name, quantize=quantize, calibration=images, target="x86-vnni")
 
 
 if __name__ == "__main__":
