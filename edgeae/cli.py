@@ -228,6 +228,33 @@ def inspect(bundle: Bundle = DEFAULT_BUNDLE) -> None:
     console.next_command(f"edgeae verify {bundle}")
 
 
+@app.command()
+def doctor() -> None:
+    """Find what is wrong with this machine's set-up, and the command that mends it."""
+    lines, healthy = commands.doctor()
+    for line in lines:
+        console.say(line)
+    if not healthy:
+        sys.exit(1)
+
+
+@app.command()
+def tune(bundle: Bundle = DEFAULT_BUNDLE, provider: Provider = "cpu") -> None:
+    """Measure which number of threads is fastest here, and keep it beside the bundle."""
+    for line in commands.tune(str(bundle), provider):
+        console.say(line)
+
+
+@app.command()
+def compare(
+    old: Annotated[Path, typer.Argument(help="File written by bench --json.")],
+    new: Annotated[Path, typer.Argument(help="Another one.")],
+) -> None:
+    """Compare two benchmark files: what changed, and is it real?"""
+    for line in commands.compare(str(old), str(new)):
+        console.say(line)
+
+
 def _add_conversion(name: str, help_text: str) -> None:
     """`encode`, `decode` and `reconstruct` differ only in the function they call."""
 

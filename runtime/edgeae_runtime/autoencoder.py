@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -12,11 +17,12 @@ from numpy.typing import NDArray
 from edgeae_runtime.arrays import Float32Array, as_images, as_latents
 from edgeae_runtime.bundle import Bundle, open_bundle
 from edgeae_runtime.errors import BundleError, InputError, ProviderError
-from edgeae_runtime.manifest import PARTS, Manifest, Part
+from edgeae_runtime.manifest import PARTS, Manifest
+from edgeae_runtime.part import LoadedPart
 from edgeae_runtime.providers import candidates, create_session
+from edgeae_runtime.tuning import read_tuning
 
 Images = NDArray[np.float32] | NDArray[np.uint8]
-_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 class Autoencoder:
@@ -26,12 +32,14 @@ class Autoencoder:
     >>> latents = ae.encode(images)                      # doctest: +SKIP
     """
 
-    def __init__(self, bundle: Bundle, sessions: dict[str, ort.InferenceSession], providers: dict[str, str]) -> None:
+    def __init__(self, bundle: Bundle, loaded: dict[str, LoadedPart], options: dict[str, Any]) -> None:
         self.manifest: Manifest = bundle.manifest
         self.path: Path = bundle.path
-        self.providers: dict[str, str] = providers
+        self.providers: dict[str, str] = {name: part.provider for name, part in loaded.items()}
         """Per loaded part, the provider that runs it."""
-        self._sessions = sessions
+        self.threads: dict[str, int] = options.pop("threads_of")
+        """Per loaded part, the threads of a call."""
+        self._loaded, self._options, self._process = loaded, options, os.getpid()
 
     @classmethod
     def load(
@@ -40,16 +48,18 @@ class Autoencoder:
         provider: str = "cpu",
         *,
         parts: Sequence[str] | None = None,
-        threads: int = 1,
+        threads: int | None = None,
         spinning: bool = False,
     ) -> Autoencoder:
         """Load a bundle; every byte is checked against the manifest before ONNX Runtime sees it.
 
         Args:
             path: the bundle's folder.
-            provider: `"cpu"`, `"cuda"` or `"directml"`, each strict; or `"auto"`: the first that can start.
+            provider: `"cpu"`, `"cuda"` or `"directml"`, each strict; or `"auto"`: the first of these in the order cuda,
+                directml, cpu that can start; it warns once if one that is installed cannot.
             parts: `("decoder",)` loads only the decoder and reads only its file; by default all there are.
-            threads: threads per call. One is fastest for single images on models of this size.
+            threads: threads per call; by default what `tune` found best for this bundle on this machine, or one,
+                which is fastest for single images on models of this size.
             spinning: whether idle threads burn CPU time to answer sooner; meant for benchmarks.
 
         Raises:
@@ -65,28 +75,55 @@ class Autoencoder:
         provider: str = "cpu",
         *,
         parts: Sequence[str] | None = None,
-        threads: int = 1,
+        threads: int | None = None,
         spinning: bool = False,
     ) -> Autoencoder:
         """As `load`, for a bundle that is already open."""
         wanted = [name for name in PARTS if name in bundle.manifest.parts] if parts is None else list(parts)
         names = candidates(provider)
-        sessions: dict[str, ort.InferenceSession] = {}
-        providers: dict[str, str] = {}
+        tuned = read_tuning(bundle.path) if threads is None else {}
+        threads_of = {part: tuned.get(part, 1) if threads is None else threads for part in wanted}
+        loaded = {}
         for part in wanted:
             if part not in bundle.manifest.parts:
                 raise _missing(part, bundle.manifest)
             model = bundle.read_part(part)
-            sessions[part], providers[part] = _first_session(model, names, threads=threads, spinning=spinning)
-            _check_signature(sessions[part], part, bundle.manifest.parts[part])
-        return cls(bundle, sessions, providers)
+            session, name = _first_session(model, names, threads=threads_of[part], spinning=spinning)
+            loaded[part] = LoadedPart(part, bundle.manifest.parts[part], session, name)
+        options = {"provider": provider, "parts": parts, "threads": threads, "spinning": spinning}
+        return cls(bundle, loaded, options | {"threads_of": threads_of})
 
-    def encode(self, images: object) -> Float32Array:
+    def close(self) -> None:
+        """Free the sessions and their memory; a later call raises."""
+        self._loaded = {}
+
+    def __enter__(self) -> Autoencoder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickled by path: the other process loads the bundle anew, and checks it anew."""
+        return {"path": str(self.path.resolve()), "options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(Autoencoder.load(state["path"], **state["options"]).__dict__)
+
+    def warmup(self, batch: int = 1) -> None:
+        """Run each loaded part once on zeros, so that the first real call is as fast as the later ones."""
+        for name in self._loaded:
+            loaded = self._part(name)
+            shape = [batch, *(n for n in loaded.spec.input.shape if n is not None)]
+            loaded(np.zeros(shape, np.float32))
+
+    def encode(self, images: object, *, out: Float32Array | None = None) -> Float32Array:
         """Latents of images.
 
         Args:
             images: uint8 0..255 or floating point 0..1; [n, channels, height, width], [channels, height, width],
-                or [height, width] where there is one channel.
+                or [height, width] where there is one channel. Any number: they are run in chunks of bounded memory.
+            out: float32 [n, latent_dim], C-contiguous, to write the latents into.
 
         Returns:
             float32 [n, latent_dim]; [latent_dim] for a single image.
@@ -94,16 +131,17 @@ class Autoencoder:
         Raises:
             InputError: a wrong shape, dtype or range, NaN, or an empty batch.
         """
-        session, part = self._part("encoder")
-        batch, single = as_images(images, part.input)
-        latents: Float32Array = session.run((part.output.name,), {part.input.name: batch})[0]
+        encoder = self._part("encoder")
+        batch, single = as_images(images, encoder.spec.input)
+        latents: Float32Array = encoder(batch, out)
         return latents[0] if single else latents
 
-    def decode(self, latents: object) -> Images:
+    def decode(self, latents: object, *, out: Images | None = None) -> Images:
         """Images of latents.
 
         Args:
-            latents: finite floating point, [n, latent_dim] or [latent_dim].
+            latents: finite floating point, [n, latent_dim] or [latent_dim]; any number, as in `encode`.
+            out: an array of the result's shape and dtype, C-contiguous, to write the images into.
 
         Returns:
             float32 in [0, 1], or uint8 0..255 if the bundle was exported with `pixels="uint8"`;
@@ -112,14 +150,40 @@ class Autoencoder:
         Raises:
             InputError: a wrong shape or dtype, NaN or infinity, or an empty batch.
         """
-        session, part = self._part("decoder")
-        batch, single = as_latents(latents, part.input)
-        images: Images = session.run((part.output.name,), {part.input.name: batch})[0]
+        decoder = self._part("decoder")
+        batch, single = as_latents(latents, decoder.spec.input)
+        images: Images = decoder(batch, out)
         return images[0] if single else images
 
-    def reconstruct(self, images: object) -> Images:
+    def reconstruct(self, images: object, *, out: Images | None = None) -> Images:
         """What the decoder makes of the encoder's latents: `decode(encode(images))`."""
-        return self.decode(self.encode(images))
+        return self.decode(self.encode(images), out=out)
+
+    def stream(self, batches: Iterable[object], call: str = "decode") -> Iterator[NDArray[Any]]:
+        """Outputs of a long row of batches, the next one computed while the caller uses this one.
+
+        Args:
+            batches: inputs, taken from the iterable one ahead: it may be endless.
+            call: `"encode"`, `"decode"` or `"reconstruct"`.
+
+        Yields:
+            The output of each batch, in order.
+
+        Raises:
+            InputError: `call` is none of these, or a batch is refused; those before it were yielded.
+        """
+        if call not in ("encode", "decode", "reconstruct"):
+            raise InputError(f"Got call={call!r}, expected encode, decode or reconstruct.")
+        run: Callable[[object], NDArray[Any]] = getattr(self, call)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="edgeae-stream") as worker:
+            pending: Future[NDArray[Any]] | None = None
+            for batch in batches:
+                following = worker.submit(run, batch)
+                if pending is not None:
+                    yield pending.result()
+                pending = following
+            if pending is not None:
+                yield pending.result()
 
     def sample_latents(self, count: int, seed: int | None = None) -> Float32Array:
         """Latents to generate from: uniform over the box where 98 % of real images lie, per coordinate.
@@ -176,16 +240,26 @@ class Autoencoder:
     def _one_latent(self, value: object) -> Float32Array:
         array = np.asarray(value)
         if array.ndim == 1:
-            latents, _ = as_latents(array, self._part("decoder")[1].input)
+            latents, _ = as_latents(array, self._part("decoder").spec.input)
             return latents
         if array.ndim == 4 and len(array) != 1:
             raise InputError(f"Got {len(array)} images for one end of an interpolation, expected one image or latent.")
         return np.atleast_2d(self.encode(array))
 
-    def _part(self, name: str) -> tuple[ort.InferenceSession, Part]:
+    def _reload_after_fork(self) -> None:
+        """A fork copies a session without its threads: it can neither run nor be freed, which would wait for them."""
+        for part in self._loaded.values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(part))  # never freed in this process
+        self.__setstate__(self.__getstate__())
+
+    def _part(self, name: str) -> LoadedPart:
+        if os.getpid() != self._process:
+            self._reload_after_fork()
         try:
-            return self._sessions[name], self.manifest.parts[name]
+            return self._loaded[name]
         except KeyError:
+            if not self._loaded:
+                raise InputError("This autoencoder was closed. Load the bundle again.") from None
             raise _missing(name, self.manifest) from None
 
 
@@ -201,22 +275,11 @@ def _missing(part: str, manifest: Manifest) -> InputError:
 def _first_session(
     model: bytes, names: Sequence[str], *, threads: int, spinning: bool
 ) -> tuple[ort.InferenceSession, str]:
-    """The first provider that starts; the last one's refusal is the caller's."""
+    """The first provider that starts, with a warning for each that did not; the last one's refusal is the caller's."""
     for name in names[:-1]:
         try:
             return create_session(model, name, threads=threads, spinning=spinning), name
-        except ProviderError:
-            continue
+        except ProviderError as error:
+            # The warnings module shows each text once per process.
+            warnings.warn(f"{error} Trying {names[-1]}, because the provider is 'auto'.", RuntimeWarning, stacklevel=4)
     return create_session(model, names[-1], threads=threads, spinning=spinning), names[-1]
-
-
-def _check_signature(session: ort.InferenceSession, name: str, part: Part) -> None:
-    """The graph's inputs and outputs must be those of the manifest: else every later message would mislead."""
-    nodes = (session.get_inputs(), session.get_outputs())
-    found = [[f"{_DTYPES.get(node.type, node.type)} {node.name}" for node in group] for group in nodes]
-    promised = [[f"{spec.dtype} {spec.name}" for spec in specs] for specs in (part.inputs, part.outputs)]
-    if found != promised:
-        raise BundleError(
-            f"The {name}'s graph has inputs and outputs {found}, its manifest promises {promised}. "
-            "The bundle is inconsistent: export it again."
-        )

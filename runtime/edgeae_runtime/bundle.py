@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeae_runtime.errors import BundleError, IntegrityError
+from edgeae_runtime.graph_guard import check_graph
 from edgeae_runtime.manifest import (
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
@@ -67,8 +68,14 @@ class Bundle:
         return raw
 
     def read_part(self, name: str) -> bytes:
-        """The checked ONNX bytes of `"encoder"` or `"decoder"`."""
-        return self.read(self.manifest.parts[name].record)
+        """The ONNX bytes of `"encoder"` or `"decoder"`: those that were exported, and nothing that reaches outside.
+
+        Raises:
+            BundleError, IntegrityError: as `read`, or the graph refers to files or operators that are not in it.
+        """
+        raw = self.read(self.manifest.parts[name].record)
+        check_graph(raw, name)
+        return raw
 
     def read_golden(self) -> Golden:
         """The golden vectors.

@@ -73,6 +73,25 @@ def _bench(options: argparse.Namespace) -> int:
     return OK
 
 
+def _compare(options: argparse.Namespace) -> int:
+    for line in commands.compare(options.old, options.new):
+        _say(line)
+    return OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    lines, healthy = commands.doctor()
+    for line in lines:
+        _say(line)
+    return OK if healthy else CHECK_FAILED
+
+
+def _tune(options: argparse.Namespace) -> int:
+    for line in commands.tune(options.bundle, options.provider):
+        _say(line)
+    return OK
+
+
 def _convert(options: argparse.Namespace) -> int:
     convert = getattr(commands, options.command)
     _say(convert(options.bundle, options.input, options.out, options.provider))
@@ -101,8 +120,10 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = verb("verify", _verify, "Check the hashes and replay the golden vectors.")
     bench = verb("bench", _bench, "Time the bundle on this machine.")
-    for command in (verify, bench):
+    tune = verb("tune", _tune, "Measure which number of threads is fastest here, and keep it beside the bundle.")
+    for command in (verify, bench, tune):
         command.add_argument("bundle", nargs="?", default="bundle", help="folder of the bundle (default: bundle)")
+    for command in (verify, bench):
         command.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
     bench.add_argument("--part", action="append", choices=commands.BENCH_PARTS, help="may be repeated; default: all")
     bench.add_argument("--batch", default="1,64", help="such as 1,64")
@@ -121,8 +142,14 @@ def _parser() -> argparse.ArgumentParser:
     for command in (sample, interpolate):
         command.add_argument("--out", required=True, help="output file: .png, .npy or .npz")
     for name, command in verbs.choices.items():
-        if name not in ("verify", "bench"):
+        if name not in ("verify", "bench", "tune"):
             command.add_argument("--bundle", default="bundle", help="folder of the bundle (default: bundle)")
+    doctor = verbs.add_parser("doctor", help="Find what is wrong with this machine's set-up, and what mends it.")
+    doctor.set_defaults(action=_doctor)
+    compare = verbs.add_parser("compare", help="Compare two files of bench --json: what changed, and is it real?")
+    compare.set_defaults(action=_compare)
+    compare.add_argument("old", help="file written by bench --json")
+    compare.add_argument("new", help="another, of the same bundle or another one")
     return parser
 
 

@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 from edgeae_runtime import parity
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bench import Case, bench_bundle
+from edgeae_runtime.comparison import compare_files, comparison_lines
+from edgeae_runtime.doctor import examine
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.images import check_output, read_array, read_images, write_atomically, write_output
 from edgeae_runtime.parity import Check
+from edgeae_runtime.tuning import TUNING_FILE
+from edgeae_runtime.tuning import tune as tune_bundle
 from edgeae_runtime.verify import verify as verify_bundle
 
 BENCH_PARTS = ("encoder", "decoder", "round-trip")
@@ -76,6 +80,32 @@ def interpolate(bundle: str, start: str, end: str, steps: int, out: str, provide
 def verify(bundle: str, provider: str) -> list[Check]:
     """The golden vectors' checks."""
     return verify_bundle(bundle, provider)
+
+
+def doctor() -> tuple[list[str], bool]:
+    """What was looked at, a line each, and whether all of it is well."""
+    findings = examine()
+    lines = []
+    for finding in findings:
+        lines.append(f"{'✓' if finding.healthy else '✗'} {finding.what:<14} {finding.found}")
+        if not finding.healthy:
+            lines.append(f"  {finding.remedy}")
+    return lines, all(finding.healthy for finding in findings)
+
+
+def tune(bundle: str, provider: str) -> list[str]:
+    """Measure and keep the best thread counts; what was measured, a line per part."""
+    document = tune_bundle(bundle, provider)
+    lines = []
+    for part, times in document["median_us"].items():
+        told = ", ".join(f"{count} threads {time:.1f} us" for count, time in times.items())
+        lines.append(f"{part:<8} {told}: {document['threads'][part]} from now on")
+    return [*lines, f"Kept in {Path(bundle) / TUNING_FILE}", f"Next: edgeae-runtime bench {bundle}"]
+
+
+def compare(old: str, new: str) -> list[str]:
+    """Two benchmark files, a line per case."""
+    return comparison_lines(compare_files(old, new))
 
 
 def require_parity(checks: list[Check]) -> None:

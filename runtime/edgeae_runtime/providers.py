@@ -73,10 +73,13 @@ def create_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     if not graph_optimization:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if provider == "cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA and cuDNN from pip's own packages, where they are installed
     if provider == "directml":
         options.enable_mem_pattern = False  # DirectML supports neither memory patterns nor parallel execution
     try:
-        session = ort.InferenceSession(model, options, providers=_with_fallback(provider))
+        # Without ONNX Runtime's own fallback, which prints, and starts something else than was asked for.
+        session = ort.InferenceSession(model, options, providers=_with_fallback(provider), enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises many types that share no base class
         raise BundleError(
             f"ONNX Runtime {ort.__version__} does not accept the graph: {str(error).strip()[:400]} "

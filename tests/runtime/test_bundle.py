@@ -131,8 +131,10 @@ def test_a_huge_manifest_is_not_read(broken):
 
 
 def test_a_forged_graph_is_refused_by_type(replace_file):
-    with pytest.raises(BundleError, match="does not accept the graph"):
+    with pytest.raises(BundleError, match="not a well-formed ONNX graph"):
         Autoencoder.load(replace_file("decoder.onnx", b"not a graph at all"))
+    with pytest.raises(BundleError, match="does not accept the graph"):
+        Autoencoder.load(replace_file("decoder.onnx", b"\x08\x0a"))  # well-formed, but an empty model
 
 
 def test_swapped_halves_are_found(replace_file, bundle):

@@ -8,6 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+from edgeae_runtime import commands
+from edgeae_runtime.cli import main
+from edgeae_runtime.doctor import Finding
 
 
 def run(*arguments, limit_bytes=None):
@@ -165,3 +168,50 @@ def test_bench_writes_its_json(bundle, tmp_path):
         assert row["images_per_second"] == pytest.approx(row["batch"] / row["median_us"] * 1e6, rel=0.01)
     assert {start["part"] for start in report["cold_start"]} == {"encoder", "decoder"}
     assert report["machine"]["onnxruntime"]
+
+
+def test_doctor_finds_this_machine_well(capsys):
+    assert main(["doctor"]) == 0
+    assert "✓ onnxruntime" in capsys.readouterr().out
+
+
+def test_doctor_fails_with_a_remedy(capsys, monkeypatch):
+    monkeypatch.setattr(commands, "examine", lambda: [Finding("numpy", "1.0", "pip install --upgrade numpy")])
+    assert main(["doctor"]) == 1
+    assert "pip install --upgrade numpy" in capsys.readouterr().out
+
+
+def test_tune_keeps_what_it_measured(broken, capsys):
+    assert main(["tune", str(broken)]) == 0
+    assert "from now on" in capsys.readouterr().out
+    assert (broken / "tuning.json").exists()
+
+
+def bench_file(path, median, spread, part="decoder"):
+    rounds = [median - spread, median, median + spread]
+    row = {"variant": "bundle", "part": part, "batch": 1, "threads": 1, "median_us": median, "round_medians_us": rounds}
+    path.write_text(json.dumps({"schema": "edgeae-bench", "schema_version": 1, "rows": [row]}))
+    return str(path)
+
+
+def test_compare_tells_real_changes_from_noise(tmp_path, capsys):
+    old = bench_file(tmp_path / "old.json", 100.0, 3.0)
+    assert main(["compare", old, bench_file(tmp_path / "new.json", 50.0, 1.0)]) == 0
+    assert "2.00x faster" in capsys.readouterr().out
+    assert main(["compare", old, bench_file(tmp_path / "slow.json", 150.0, 1.0)]) == 0
+    assert "1.50x slower" in capsys.readouterr().out
+    assert main(["compare", old, bench_file(tmp_path / "same.json", 97.0, 3.0)]) == 0
+    assert "no real change" in capsys.readouterr().out
+
+
+def test_compare_refuses_what_is_no_benchmark(tmp_path, capsys):
+    old = bench_file(tmp_path / "old.json", 100.0, 3.0)
+    other = bench_file(tmp_path / "other.json", 100.0, 3.0, part="encoder")
+    (tmp_path / "text").write_text("no JSON")
+    for new, words in (
+        (tmp_path / "text", "is not a benchmark's"),
+        (tmp_path / "no", "cannot be read"),
+        (other, "alike"),
+    ):
+        assert main(["compare", old, str(new)]) == 2
+        assert words in capsys.readouterr().err

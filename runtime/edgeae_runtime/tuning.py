@@ -1,0 +1,93 @@
+"""How many threads a bundle is fastest with, measured on this machine and kept beside it.
+
+A tiny model is often fastest on one thread: handing work to a second costs more than the work. `tune` measures, and
+writes `tuning.json` into the bundle's folder. It holds nothing but thread counts, is bound to the machine it was
+measured on, and is ignored anywhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeae_runtime.images import write_atomically
+from edgeae_runtime.machine import describe_machine, usable_cores
+from edgeae_runtime.timing import interleave
+
+TUNING_FILE = "tuning.json"
+SCHEMA, SCHEMA_VERSION = "edgeae-tuning", 1
+WORTHWHILE = 0.9
+"""A further thread must bring the time of a call below this share: it takes a core from everybody else."""
+_MAX_BYTES = 1 << 16
+
+
+def read_tuning(bundle: Path) -> dict[str, int]:
+    """Threads per part from the last `tune` of this bundle on this machine; empty if there was none."""
+    path = bundle / TUNING_FILE
+    try:
+        if path.is_symlink() or path.stat().st_size > _MAX_BYTES:
+            return {}
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["schema_version"] != SCHEMA_VERSION or document["machine"] != machine_fingerprint():
+            return {}
+        threads = {str(part): int(count) for part, count in document["threads"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # an optional hint: whatever is wrong with it, the default serves
+    return {part: count for part, count in threads.items() if 1 <= count <= usable_cores()}
+
+
+def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
+    """Measure each part at batch 1 with every sensible thread count, keep the best, and return what was measured.
+
+    Raises:
+        BundleError, ProviderError: the bundle cannot be run.
+        OSError: the folder cannot be written.
+    """
+    from edgeae_runtime.autoencoder import Autoencoder  # which reads tunings itself
+
+    bundle = Path(path)
+    counts = sorted({1, 2, 4, usable_cores()} & set(range(1, usable_cores() + 1)))
+    loaded = {count: Autoencoder.load(bundle, provider, threads=count) for count in counts}
+    manifest = loaded[1].manifest
+    threads: dict[str, int] = {}
+    measured: dict[str, dict[str, float]] = {}
+    for part in manifest.parts:
+        shape = (1, manifest.latent.dim) if part == "decoder" else (1, *manifest.image_shape)
+        batch = np.random.default_rng(0).random(shape, dtype=np.float32)
+        calls = {
+            str(count): functools.partial(each.decode if part == "decoder" else each.encode, batch)
+            for count, each in loaded.items()
+        }
+        latency = interleave(calls, rounds=9, seconds_per_turn=0.05)
+        measured[part] = {count: round(each.median_us, 2) for count, each in latency.items()}
+        threads[part] = best_count(measured[part])
+    document = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "machine": machine_fingerprint(),
+        "threads": threads,
+        "median_us": measured,
+    }
+    raw = (json.dumps(document, indent=2) + "\n").encode()
+    write_atomically(bundle / TUNING_FILE, lambda file: file.write(raw))
+    return document
+
+
+def best_count(median_us: Mapping[str, float]) -> int:
+    """The fewest threads after which no larger number is worth its cores."""
+    best, *others = sorted(int(count) for count in median_us)
+    for count in others:
+        if median_us[str(count)] < WORTHWHILE * median_us[str(best)]:
+            best = count
+    return best
+
+
+def machine_fingerprint() -> dict[str, Any]:
+    """What a thread count depends on."""
+    machine = describe_machine()
+    return {key: machine[key] for key in ("processor", "architecture", "cores", "onnxruntime")}

@@ -1,0 +1,86 @@
+"""The doctor finds what is wrong, and says which command mends it."""
+
+import importlib.metadata
+import platform
+
+import pytest
+from edgeae_runtime import doctor, machine
+
+
+def test_this_machine_is_healthy():
+    findings = doctor.examine()
+    assert [finding.what for finding in findings if not finding.healthy] == []
+    assert {"Python", "system", "processor", "cores", "numpy", "onnxruntime", "providers"} <= {f.what for f in findings}
+
+
+def remedies():
+    return " ".join(finding.remedy for finding in doctor.examine())
+
+
+def with_versions(monkeypatch, **versions):
+    real = importlib.metadata.version
+
+    def version(name):
+        key = name.replace("-", "_")
+        if key in versions:
+            if versions[key] is None:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return versions[key]
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def test_two_flavours_over_each_other(monkeypatch):
+    with_versions(monkeypatch, onnxruntime_gpu="1.32.0")
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in remedies()
+
+
+def test_versions_below_the_minimum(monkeypatch):
+    with_versions(monkeypatch, onnxruntime="1.9.0", numpy="1.24.4")
+    assert "pip install --upgrade 'onnxruntime>=1.22'" in remedies()
+    assert "pip install --upgrade 'numpy>=1.26'" in remedies()
+
+
+def test_no_onnxruntime_at_all(monkeypatch):
+    with_versions(monkeypatch, onnxruntime=None)
+    assert "pip install 'edgeae-runtime[cpu]'" in remedies()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("machine", "armv7l", "64-bit system"),
+        ("libc_ver", ("", ""), "musl"),
+    ],
+)
+def test_systems_without_wheels(monkeypatch, name, value, words):
+    monkeypatch.setattr(platform, name, lambda *args: value)
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    assert words in remedies()
+
+
+def test_thirty_two_bits(monkeypatch):
+    monkeypatch.setattr(doctor.struct, "calcsize", lambda code: 4)
+    assert "no wheels for 32 bits" in remedies()
+
+
+def test_a_processor_without_avx2(monkeypatch):
+    monkeypatch.setattr(doctor, "instruction_sets", lambda: ["avx512f"])
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert "Without AVX2" in remedies()
+
+
+@pytest.mark.parametrize(("text", "cores"), [("max 100000", None), ("150000 100000", 1.5), ("50000 100000", 0.5)])
+def test_a_containers_quota_limits_the_cores(monkeypatch, tmp_path, text, cores):
+    (tmp_path / "cpu.max").write_text(text)
+    real = machine.Path
+
+    class Redirected(real):
+        def __new__(cls, path):
+            return real(str(path).replace("/sys/fs/cgroup", str(tmp_path)))
+
+    monkeypatch.setattr(machine, "Path", Redirected)
+    assert machine.cgroup_cores() == cores
+    if cores is not None:
+        assert machine.usable_cores() <= max(1, round(cores + 0.49))
