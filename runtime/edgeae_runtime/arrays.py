@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def as_latents(latents: object, spec: TensorSpec) -> tuple[Float32Array, bool]:
     Raises:
         InputError: a wrong type, shape or dtype, NaN or infinity, or no latent at all.
     """
-    (dim,) = (int(n) for n in spec.shape[1:] if n is not None)
+    dim = spec.shape[1]
     array = _as_array(latents, "latents")
     single = array.ndim == 1
     if single:
@@ -82,6 +83,8 @@ def _checked(array: NDArray[Any], spec: TensorSpec, name: str, expected: str) ->
     if array.dtype.kind != "f":
         raise InputError(f"Got {name}s of dtype {array.dtype}, expected {expected}. Convert them first.")
     _not_empty(array, name)
+    if spec.range is None and math.isfinite(np.add.reduce(array, axis=None, dtype=np.float64)):
+        return _contiguous(array)  # a finite sum has only finite terms; a sum that overflows is looked at below
     low, high = spec.range or (-np.inf, np.inf)
     # NaN passes through min and max and fails both comparisons.
     smallest, largest = float(array.min()), float(array.max())
@@ -90,6 +93,12 @@ def _checked(array: NDArray[Any], spec: TensorSpec, name: str, expected: str) ->
         wanted = "finite numbers" if spec.range is None else f"numbers from {low:g} to {high:g}"
         advice = " Divide 8-bit pixels by 255, or give them as uint8." if spec.range and largest > high else ""
         raise InputError(f"Got {name}s with values from {smallest:g} to {largest:g}, expected {wanted}.{advice}")
+    return _contiguous(array)
+
+
+def _contiguous(array: NDArray[Any]) -> Float32Array:
+    if array.dtype == np.float32 and array.flags.c_contiguous:
+        return array
     return np.ascontiguousarray(array, dtype=np.float32)
 
 

@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "int8")
 
 Document = dict[str, Any]  # one JSON object
 _T = TypeVar("_T")
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -69,7 +69,7 @@ def create_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3  # what matters is raised; warnings would only alarm
+    options.log_severity_level = 4  # what matters is raised; a library does not write to its user's terminal
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     if not graph_optimization:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -19,7 +19,7 @@ def test_a_whole_bundle_opens(bundle):
 def test_int8_layers_are_listed(int8_bundle):
     layers = open_bundle(int8_bundle).manifest.parts["encoder"].layers
     assert {layer.precision for layer in layers} == {"float32", "int8"}
-    assert {layer.op for layer in layers if layer.precision == "int8"} == {"QLinearConv"}
+    assert {layer.op for layer in layers if layer.precision == "int8"} == {"QLinearConv", "QGemm"}
 
 
 def test_nothing_there(tmp_path):
