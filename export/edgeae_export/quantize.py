@@ -17,6 +17,7 @@ from onnx import NodeProto, helper
 from edgeae_export.calibration import Range
 from edgeae_export.editor import Array, GraphEditor, attribute
 from edgeae_export.sites import PASSING, Sites, origins
+from edgeae_export.storage import store_in_half
 from edgeae_export.targets import Target
 
 _BIAS_LIMIT = 1 << 30  # int32 with room for the sums it is added to
@@ -76,7 +77,7 @@ def quantize(
     inserter.activations(scales, layers)
     for node in layers:
         inserter.layer(node, scale_of[node.name], (bias_shifts or {}).get(node.name))
-    return editor.finish()
+    return store_in_half(editor.finish())
 
 
 def quantize_weight(weight: Array, axis: int, target: Target, smallest: Array | None = None) -> QuantizedWeight:

@@ -1,9 +1,10 @@
 """Static int8: scales, weights, and graphs whose layers really run in 8 bits."""
 
 import numpy as np
+import onnx
 import pytest
 from edgeae_export.calibration import calibrate
-from edgeae_export.executed import executed_layers
+from edgeae_export.executed import executed_layers, optimized
 from edgeae_export.graph import runner
 from edgeae_export.quantize import ActivationScale, quantize, quantize_weight
 from edgeae_export.ranges import starting_ranges
@@ -212,6 +213,27 @@ def test_ranges_come_from_the_calibration_inputs():
     exact, (good, _), (poor, _) = runner(model)(x), int8(model, x), int8(model, x * 0.02)
     peak = float(np.ptp(exact))
     assert psnr(exact, runner(good)(x), peak) > psnr(exact, runner(poor)(x), peak) + 10
+
+
+def test_float_weights_beside_int8_are_stored_in_half():
+    nodes = [
+        ("Gemm", ["x", "a", "c"], ["flat"], {}),
+        ("Relu", ["flat"], ["h"], {}),
+        ("Reshape", ["h", "shape"], ["map"], {}),
+        ("Conv", ["map", "w"], ["y"], {"pads": [1] * 4}),
+    ]
+    constants = {
+        "a": weights(RNG, 4, 1024), "c": weights(RNG, 1024), "shape": np.array([-1, 16, 8, 8]),
+        "w": weights(RNG, 16, 16, 3, 3) / 12,
+    }  # fmt: skip
+    model, x = graph(nodes, [4], constants), weights(RNG, 40, 4)
+    quantized = check(model, x, ["Gemm", "QLinearConv"])
+    halves = [tensor for tensor in quantized.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
+    assert len(halves) == 2
+    assert "Cast" not in [node.op_type for node in optimized(quantized).graph.node]  # evaluated at load
+    huge = graph(nodes, [4], constants | {"a": 1e6 * weights(RNG, 4, 1024)})
+    assert "Cast" in operators(int8(huge, x)[0])  # the bias still fits
+    assert sum(node.op_type == "Cast" for node in int8(huge, x)[0].graph.node) == 1
 
 
 def test_what_the_plain_recipe_leaves_in_float_is_told_as_float():

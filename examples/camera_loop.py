@@ -1,0 +1,58 @@
+"""A camera's loop: score every frame by how badly the autoencoder reconstructs it, and report the unusual ones.
+
+    python examples/camera_loop.py examples/bundle --frames 200
+
+The camera is simulated, so that the loop runs anywhere: a drawn frame that drifts, and now and then something that the
+autoencoder never saw. Replace `frames` by your camera's generator. Buffers are made once and reused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from edgeae_runtime import Autoencoder
+
+UNUSUAL_EVERY = 50
+
+
+def frames(count: int, autoencoder: Autoencoder) -> Iterator[np.ndarray]:
+    """Simulated frames, uint8 [channels, height, width]: decoded latents along a walk, and every so often noise."""
+    generator = np.random.default_rng(0)
+    start, end = autoencoder.sample_latents(2, seed=1)
+    for index in range(count):
+        weight = (1 - np.cos(2 * np.pi * index / 100)) / 2
+        image = np.asarray(autoencoder.decode((1 - weight) * start + weight * end))
+        if index % UNUSUAL_EVERY == UNUSUAL_EVERY - 1:
+            image = generator.random(image.shape)
+        yield np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def main() -> None:
+    """Watch, and print what is unusual."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle")
+    parser.add_argument("--frames", type=int, default=200)
+    options = parser.parse_args()
+    with Autoencoder.load(options.bundle) as autoencoder:
+        autoencoder.warmup()
+        latent = np.empty((1, autoencoder.manifest.latent.dim), np.float32)
+        rebuilt = np.empty((1, *autoencoder.manifest.image_shape), np.float32)
+        spent, usual = 0.0, []
+        for index, frame in enumerate(frames(options.frames, autoencoder)):
+            start = time.perf_counter()
+            autoencoder.encode(frame[None], out=latent)
+            autoencoder.decode(latent, out=rebuilt)
+            error = float(np.mean(np.square(rebuilt[0] - frame / np.float32(255))))
+            spent += time.perf_counter() - start
+            if len(usual) >= 20 and error > 10 * np.median(usual):
+                print(f"frame {index}: unusual (error {error:.4f}, usually {np.median(usual):.4f})")
+            else:
+                usual.append(error)
+        print(f"{options.frames / spent:,.0f} frames per second")
+
+
+if __name__ == "__main__":
+    main()
