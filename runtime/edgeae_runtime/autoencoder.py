@@ -37,6 +37,9 @@ class Autoencoder:
         self.path: Path = bundle.path
         self.providers: dict[str, str] = {name: part.provider for name, part in loaded.items()}
         """Per loaded part, the provider that runs it."""
+        self.nodes: dict[str, dict[str, int]] = {name: part.nodes for name, part in loaded.items()}
+        """Per loaded part, how many of the graph's nodes each provider runs, by ONNX Runtime's own record; empty where
+        it keeps none, before version 1.24."""
         self.threads: dict[str, int] = options.pop("threads_of")
         """Per loaded part, the threads of a call."""
         self._loaded, self._options, self._process = loaded, options, os.getpid()
@@ -89,6 +92,7 @@ class Autoencoder:
                 raise _missing(part, bundle.manifest)
             model = bundle.read_part(part)
             session, name = _first_session(model, names, threads=threads_of[part], spinning=spinning)
+            names = names[names.index(name) :]  # what could not start for one part is not tried for the next
             loaded[part] = LoadedPart(part, bundle.manifest.parts[part], session, name)
         options = {"provider": provider, "parts": parts, "threads": threads, "spinning": spinning}
         return cls(bundle, loaded, options | {"threads_of": threads_of})

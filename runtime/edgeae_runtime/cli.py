@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
@@ -30,7 +31,9 @@ def exit_status(action: Callable[[], int], stream: TextIO, *, checking: bool) ->
             elsewhere it is bad input.
     """
     try:
-        return action()
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=stream)
+            return action()
     except EdgeAEError as error:
         stream.write(f"error: {error}\n")
         failed = isinstance(error, ParityError) or (checking and isinstance(error, IntegrityError))

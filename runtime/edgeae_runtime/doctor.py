@@ -16,7 +16,7 @@ FLAVOURS = {
     "onnxruntime-directml": "directml",
 }
 """Distributions that install the same Python package over each other, and this project's name for each."""
-MINIMUM_ORT = (1, 22)
+MINIMUM_ORT = (1, 23)
 MINIMUM_NUMPY = (1, 26)
 
 
@@ -64,10 +64,21 @@ def _platform() -> Finding:
 def _processor() -> Finding:
     machine, flags = describe_machine(), instruction_sets()
     described = f"{machine['processor']} ({', '.join(flags) or 'no instruction sets told'})"
-    if platform.machine() in ("x86_64", "AMD64") and flags and "avx2" not in flags:
-        remedy = "Without AVX2 int8 is slow: export with --quantize none, and check with edgeae-runtime verify."
-        return Finding("processor", described, remedy)
-    return Finding("processor", described)
+    return Finding("processor", described, _processor_remedy(platform.machine(), set(flags)))
+
+
+def _processor_remedy(architecture: str, flags: set[str]) -> str:
+    """What to do about a processor that ONNX Runtime's int8 kernels are slow or wrong on; `""` if nothing."""
+    installed = _numbers(next(filter(None, map(_version, FLAVOURS)), "999"))
+    if architecture in ("x86_64", "AMD64") and flags:
+        if "avx2" not in flags:
+            return "Without AVX2 int8 is slow: export with --quantize none, and check with edgeae-runtime verify."
+        if installed < (1, 25) and ("amx_int8" in flags or ("avx_vnni" in flags and "avx512f" not in flags)):
+            # microsoft/onnxruntime pull request 27671 mends the kernels for AMX and AVX2-VNNI.
+            return "int8 may be wrong with AMX or AVX2-VNNI before version 1.25: pip install --upgrade onnxruntime"
+    if architecture in ("aarch64", "arm64") and flags and "asimddp" not in flags and installed < (1, 30):
+        return "int8 may be wrong without dot-product instructions before 1.30: pip install --upgrade onnxruntime"
+    return ""
 
 
 def _cores() -> Finding:
@@ -99,9 +110,16 @@ def _onnxruntime() -> list[Finding]:
         old = _numbers(version) < MINIMUM_ORT
         minimum = ".".join(map(str, MINIMUM_ORT))
         findings.append(Finding(name, version, f"pip install --upgrade '{name}>={minimum}'" if old else ""))
-    from edgeae_runtime.providers import available_providers
+    return [*findings, *_providers()]
 
-    findings.append(Finding("providers", ", ".join(available_providers())))
+
+def _providers() -> list[Finding]:
+    from edgeae_runtime.providers import available_providers, start_problem
+
+    findings = []
+    for name in available_providers():
+        problem = start_problem(name)
+        findings.append(Finding(f"provider {name}", "cannot start" if problem else "can start", problem))
     return findings
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgeae_runtime.arrays import Float32Array
 from edgeae_runtime.errors import BundleError, EdgeAEError, InputError
 from edgeae_runtime.manifest import Part
+from edgeae_runtime.providers import assigned_nodes
 
 CHUNK_BYTES = 1 << 20
 """Images per run of the graph are as many as fit in here: its activations take some fifty times as much, and beyond a
@@ -25,7 +26,7 @@ class LoadedPart:
 
     def __init__(self, name: str, part: Part, session: ort.InferenceSession, provider: str) -> None:
         _check_signature(session, name, part)
-        self.spec, self.provider = part, provider
+        self.spec, self.provider, self.nodes = part, provider, assigned_nodes(session)
         self._session = session
         self._input, self._outputs = part.input.name, (part.output.name,)
         self._shape = tuple(n for n in part.output.shape if n is not None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import re
 from collections.abc import Sequence
 
 import onnxruntime as ort
 
+from edgeae_runtime.cuda_libraries import missing_library
 from edgeae_runtime.errors import BundleError, InputError, ProviderError
 
 PROVIDERS = {
@@ -15,6 +18,11 @@ PROVIDERS = {
 }
 AUTO_ORDER = ("cuda", "directml", "cpu")
 """What `"auto"` tries, in order: a GPU first, for it serves large batches best; the CPU always runs."""
+
+_ONE_NODE = (  # the ONNX graph y = Relu(x), opset 18: an operator that every provider has
+    b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01g'
+    b"Z\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x12"
+)
 
 INSTALL = {name: f"pip install 'edgeae-runtime[{name}]'" for name in PROVIDERS}
 
@@ -65,33 +73,74 @@ def create_session(
     """
     if threads < 1:
         raise InputError(f"Got {threads} threads, expected a whole number from 1.")
+    if provider == "cuda" and (reason := missing_library()):
+        raise _cannot_start(provider, reason)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # what matters is raised; a library does not write to its user's terminal
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if not graph_optimization:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if provider == "cuda" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # CUDA and cuDNN from pip's own packages, where they are installed
     if provider == "directml":
         options.enable_mem_pattern = False  # DirectML supports neither memory patterns nor parallel execution
     try:
         # Without ONNX Runtime's own fallback, which prints, and starts something else than was asked for.
         session = ort.InferenceSession(model, options, providers=_with_fallback(provider), enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises many types that share no base class
+        if provider != "cpu":
+            # A graph that the CPU accepts is sound: then it is the provider that failed.
+            create_session(model, "cpu", threads=threads, spinning=spinning, graph_optimization=False)
+            raise _cannot_start(provider, f"ONNX Runtime says: {_gist(error)}") from error
         raise BundleError(
-            f"ONNX Runtime {ort.__version__} does not accept the graph: {str(error).strip()[:400]} "
+            f"ONNX Runtime {ort.__version__} does not accept the graph: {_gist(error)} "
             "Update ONNX Runtime, or export the bundle again with this version."
         ) from error
     if PROVIDERS[provider] not in session.get_providers():
-        raise ProviderError(
-            f"The provider {provider!r} is installed but could not start on this machine (no device, no driver, or "
-            f"a library missing); ONNX Runtime would have run on {session.get_providers()[0]} instead. "
-            "Mend the driver, or ask for provider 'cpu' or 'auto'."
-        )
+        raise _cannot_start(provider, "no device, no driver, or a library missing")
+    assigned = assigned_nodes(session)
+    if assigned and provider not in assigned:
+        raise _cannot_start(provider, f"ONNX Runtime gave it none of the graph's {sum(assigned.values())} nodes")
     return session
+
+
+def assigned_nodes(session: ort.InferenceSession) -> dict[str, int]:
+    """How many nodes of the graph each provider runs, by ONNX Runtime's own record.
+
+    Empty where it keeps none, before version 1.24.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    short = {full_name: name for name, full_name in PROVIDERS.items()}
+    counts: collections.Counter[str] = collections.Counter()
+    for subgraph in session.get_provider_graph_assignment_info():
+        counts[short.get(subgraph.ep_name, subgraph.ep_name)] += len(subgraph.get_nodes())
+    return dict(counts)
+
+
+def start_problem(provider: str) -> str:
+    """Why a provider that is installed cannot run a graph of one node here; `""` if it can."""
+    try:
+        create_session(_ONE_NODE, provider, threads=1, spinning=False)
+    except ProviderError as error:
+        return str(error)
+    return ""
+
+
+def _gist(error: Exception) -> str:
+    """What ONNX Runtime says without the C++ signatures that a failure of CUDA comes wrapped in."""
+    said = " ".join(str(error).split())
+    found = re.search(r"\bCU\w+ failure \d+: [^;]+", said)
+    return found.group().strip() if found else said[:400]
+
+
+def _cannot_start(provider: str, reason: str) -> ProviderError:
+    return ProviderError(
+        f"The provider {provider!r} is installed but cannot start on this machine ({reason}). "
+        f"Mend that, or ask for provider 'cpu' or 'auto'; available: {', '.join(available_providers())}."
+    )
 
 
 def _with_fallback(provider: str) -> Sequence[str]:

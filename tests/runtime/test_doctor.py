@@ -4,13 +4,15 @@ import importlib.metadata
 import platform
 
 import pytest
-from edgeae_runtime import doctor, machine
+from edgeae_runtime import doctor, machine, providers
 
 
 def test_this_machine_is_healthy():
     findings = doctor.examine()
     assert [finding.what for finding in findings if not finding.healthy] == []
-    assert {"Python", "system", "processor", "cores", "numpy", "onnxruntime", "providers"} <= {f.what for f in findings}
+    assert {"Python", "system", "processor", "cores", "numpy", "onnxruntime", "provider cpu"} <= {
+        f.what for f in findings
+    }
 
 
 def remedies():
@@ -38,7 +40,7 @@ def test_two_flavours_over_each_other(monkeypatch):
 
 def test_versions_below_the_minimum(monkeypatch):
     with_versions(monkeypatch, onnxruntime="1.9.0", numpy="1.24.4")
-    assert "pip install --upgrade 'onnxruntime>=1.22'" in remedies()
+    assert "pip install --upgrade 'onnxruntime>=1.23'" in remedies()
     assert "pip install --upgrade 'numpy>=1.26'" in remedies()
 
 
@@ -69,6 +71,37 @@ def test_a_processor_without_avx2(monkeypatch):
     monkeypatch.setattr(doctor, "instruction_sets", lambda: ["avx512f"])
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     assert "Without AVX2" in remedies()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flags", "bad", "good"),
+    [
+        ("x86_64", ["avx2", "avx512f", "amx_int8"], "1.24.4", "1.25.0"),
+        ("x86_64", ["avx2", "avx_vnni"], "1.23.0", "1.32.0"),
+        ("aarch64", ["asimd"], "1.29.0", "1.30.0"),
+    ],
+)
+def test_processors_that_older_kernels_mishandle(monkeypatch, architecture, flags, bad, good):
+    monkeypatch.setattr(doctor, "instruction_sets", lambda: flags)
+    monkeypatch.setattr(platform, "machine", lambda: architecture)
+    with_versions(monkeypatch, onnxruntime=bad)
+    assert "int8 may be wrong" in remedies()
+    with_versions(monkeypatch, onnxruntime=good)
+    assert "int8" not in remedies()
+
+
+def test_a_processor_that_older_kernels_handle(monkeypatch):
+    monkeypatch.setattr(doctor, "instruction_sets", lambda: ["avx2", "avx_vnni", "avx512f", "avx512_vnni"])
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    with_versions(monkeypatch, onnxruntime="1.23.0")
+    assert "int8" not in remedies()
+
+
+def test_a_provider_that_cannot_start(monkeypatch):
+    monkeypatch.setattr(providers, "available_providers", lambda: ("cpu", "cuda"))
+    monkeypatch.setattr(providers, "missing_library", lambda: "libcuda.so.1 is missing")
+    (finding,) = [finding for finding in doctor.examine() if finding.what == "provider cuda"]
+    assert "libcuda.so.1 is missing" in finding.remedy
 
 
 @pytest.mark.parametrize(("text", "cores"), [("max 100000", None), ("150000 100000", 1.5), ("50000 100000", 0.5)])

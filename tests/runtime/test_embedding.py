@@ -8,8 +8,19 @@ import threading
 import warnings
 
 import numpy as np
+import onnxruntime
 import pytest
-from edgeae_runtime import Autoencoder, InputError, ProviderError, autoencoder, part, tuning
+from edgeae_runtime import (
+    Autoencoder,
+    BundleError,
+    InputError,
+    ProviderError,
+    autoencoder,
+    open_bundle,
+    part,
+    providers,
+    tuning,
+)
 from edgeae_runtime.machine import usable_cores
 
 SAME = 1e-6  # another batch size sums in another order: a few roundings of values near one
@@ -199,9 +210,11 @@ def test_a_second_thread_must_be_worth_its_core():
 def test_auto_says_once_what_could_not_start(bundle, monkeypatch):
     def no_device(model, provider, **options):
         if provider == "cuda":
+            tried.append(provider)
             raise ProviderError("The provider 'cuda' is installed but could not start.")
         return create(model, provider, **options)
 
+    tried = []
     create = autoencoder.create_session
     monkeypatch.setattr(autoencoder, "create_session", no_device)
     monkeypatch.setattr(autoencoder, "candidates", lambda name: ("cuda", "cpu"))
@@ -211,3 +224,36 @@ def test_auto_says_once_what_could_not_start(bundle, monkeypatch):
     assert ae.providers == {"encoder": "cpu", "decoder": "cpu"}
     assert [str(w.message) for w in caught if "could not start" in str(w.message)]
     assert len(caught) == 1
+    assert tried == ["cuda"]  # not again for the other half
+
+
+def test_a_provider_that_gets_no_node_is_refused(bundle, monkeypatch):
+    monkeypatch.setattr(providers, "assigned_nodes", lambda session: {"directml": 7})
+    with pytest.raises(ProviderError, match="none of the graph's 7 nodes"):
+        Autoencoder.load(bundle, "cpu")
+
+
+def test_onnxruntimes_own_record_tells_what_runs_where(bundle):
+    ae = Autoencoder.load(bundle)
+    if not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
+        assert ae.nodes == {"encoder": {}, "decoder": {}}
+    else:
+        assert set(ae.nodes["decoder"]) == {"cpu"}
+        assert ae.nodes["decoder"]["cpu"] > 3
+
+
+def test_a_provider_that_fails_on_a_sound_graph_is_blamed_not_the_graph(bundle, monkeypatch):
+    model = open_bundle(bundle).read_part("decoder")
+    create = onnxruntime.InferenceSession
+
+    def fail(raw, options, providers, **more):
+        if len(providers) > 1:
+            raise RuntimeError("long C++ signature CUDA failure 35: CUDA driver version is insufficient ; GPU=-1")
+        return create(raw, options, providers=providers, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    monkeypatch.setattr(providers, "missing_library", lambda: "")
+    with pytest.raises(ProviderError, match=r"says: CUDA failure 35: CUDA driver version is insufficient\)"):
+        providers.create_session(model, "cuda", threads=1, spinning=False)
+    with pytest.raises(BundleError, match="does not accept the graph"):
+        providers.create_session(model[:50], "cuda", threads=1, spinning=False)
