@@ -18,7 +18,7 @@ test-fast: $(STAMP)  ## the tests that take seconds
 
 test-arm64: $(STAMP)  ## bundles on an emulated Raspberry Pi 4 and 5; needs Debian, debootstrap and the network
 	PYTHON=$(BIN)/python bash tests/arm64/prepare.sh .arm64
-	EDGEAE_ARM64=.arm64 $(BIN)/python -m pytest -m arm64
+	EDGEAE_ARM64=.arm64 $(BIN)/python -m pytest -m arm64 -rP
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -41,4 +41,6 @@ download=("$python" -m pip download --quiet --no-deps --only-binary=:all: --cons
 "$python" -m pip wheel --quiet --no-deps --wheel-dir "$folder/wheels" "$project/runtime"
 mkdir -p "$folder/site-packages"
 for wheel in "$folder"/wheels/*.whl; do "$python" -m zipfile -e "$wheel" "$folder/site-packages"; done
+echo 'import os, sys; sys.executable = os.environ.get("EDGEAE_PYTHON", sys.executable)' \
+    > "$folder/site-packages/sitecustomize.py"
 echo "$version" > "$folder/.ready"

@@ -22,6 +22,8 @@ pytestmark = pytest.mark.arm64
 
 SAME_DB = 0.5
 """Int8 kernels of two processors round float scales differently, here and there by one step."""
+ROOT = Path(__file__).parent.parent.parent
+PYTHON = Path(__file__).parent / "python.sh"
 BOARDS = {"raspberry-pi-4": "cortex-a72", "raspberry-pi-5": "cortex-a76"}
 
 
@@ -49,8 +51,7 @@ def bundles(tmp_path_factory, smooth_images):
 
 
 def emulate(user_land, cpu, *arguments):
-    script = Path(__file__).parent / "python.sh"
-    command = ["bash", str(script), str(user_land), cpu, *map(str, arguments)]
+    command = ["bash", str(PYTHON), str(user_land), cpu, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
@@ -74,6 +75,21 @@ def test_int8_images_are_as_faithful_as_here(user_land, bundles, smooth_images, 
     assert done.returncode == 0, done.stdout + done.stderr
     there = np.load(tmp_path / "there.npy")
     assert abs(psnr(reference, there) - psnr(reference, here.decode(latents))) < SAME_DB
+
+
+def test_the_runtimes_own_tests_pass_there(user_land, tmp_path):
+    """All of them, fuzzing and command line included; only what measures time or memory is left out."""
+    tests = shutil.copytree(ROOT / "tests" / "runtime", tmp_path / "tests")
+    arguments = ("-m", "pytest", "-q", "-p", "no:cacheprovider", tests)
+    running = {}
+    for board, cpu in BOARDS.items():
+        command = ["bash", str(PYTHON), str(user_land), cpu, *map(str, arguments)]
+        running[board] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for board, process in running.items():
+        output, _ = process.communicate(timeout=3600)
+        print(board, output.strip().splitlines()[-1])
+        assert process.returncode == 0, f"{board}: {output[-3000:]}"
+        assert " passed" in output
 
 
 def test_a_damaged_bundle_is_refused_there_too(user_land, bundles, tmp_path):
