@@ -13,18 +13,28 @@ from edgeae_export import export
 from edgeae_export.parity import in_large_batches, reconstruction_rise, torch_runner
 from edgeae_runtime import Autoencoder, open_bundle
 from edgeae_runtime.arrays import Float32Array
-from edgeae_runtime.bench import Row, Run, bench_inputs, bundle_runs, cases, document, time_case
+from edgeae_runtime.bench import (
+    AGAIN,
+    Row,
+    Run,
+    bench_inputs,
+    bundle_runs,
+    cases,
+    check_soak,
+    document,
+    over_time,
+    pair_noise,
+    time_case,
+)
 from edgeae_runtime.cold_start import bundle_command, measure, process
 from edgeae_runtime.parity import mse, psnr, unit_scale
+from edgeae_runtime.timing import Difference, compared
 from numpy.typing import NDArray
 
 from edgeae.checkpoint import Checkpoint
 
 TORCH, PLAIN, BUNDLE = "torch eager", "plain float32", "this bundle"
 """The three variants; plain float32 is the same weights in ONNX Runtime, as torch exports them."""
-
-TIE = 0.03
-"""Ratios closer to one than this are called level: two runs of one variant differ by as much on a busy machine."""
 
 
 def bench_variants(
@@ -36,6 +46,7 @@ def bench_variants(
     batches: Sequence[int] = (1, 64),
     threads: Sequence[int] = (1,),
     provider: str = "cpu",
+    soak_seconds: float = 0.0,
     on_step: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Time the three variants of one model.
@@ -48,11 +59,13 @@ def bench_variants(
         batches: images per call.
         threads: threads per call.
         provider: where the bundle runs; the other two run on the CPU.
+        soak_seconds: if above 0, also run the bundle for so long without a pause, to see throttling.
         on_step: told what is being measured.
 
     Returns:
         A document of schema `edgeae-bench` with `quality` and `verdict` added.
     """
+    check_soak(soak_seconds)
     tell = on_step or (lambda step: None)
     with tempfile.TemporaryDirectory(prefix="edgeae-bench-") as folder:
         tell("export the plain float32 graphs to compare with")
@@ -62,7 +75,7 @@ def bench_variants(
         tell("start fresh processes for start-up time and memory")
         starts = _cold_starts(bundle, plain, checkpoint, provider)
     tell("measure the quality on test images")
-    report = document(rows, starts)
+    report = document(rows, starts) | over_time(bundle, rows[0].case, provider, soak_seconds, tell)
     report["machine"]["torch"] = torch.__version__
     report["quality"] = bundle_quality(bundle, checkpoint, test_images, provider)
     report["verdict"] = verdict(rows, report["quality"])
@@ -96,20 +109,22 @@ def bundle_quality(
 def verdict(rows: Sequence[Row], quality: dict[str, float | None]) -> str:
     """One sentence: which variant wins the first case on this machine, and what it costs in quality."""
     case = next((row.case for row in rows if row.case.part == "decoder"), rows[0].case)
-    times = {row.variant: row.latency.median_us for row in rows if row.case == case}
-    winner = min(times, key=lambda name: times[name])
-    others = ", ".join(_against(times[name] / times[winner], name) for name in times if name != winner)
-    sentence = f"Here {winner} wins ({case.part}, batch {case.batch}: {times[winner] / 1e3:.3f} ms), {others}"
+    pair = pair_noise(rows).get(str(case), 0.0)
+    latency = {row.variant: row.latency for row in rows if row.case == case and row.variant != AGAIN}
+    winner = min(latency, key=lambda name: latency[name].median_us)
+    against = {name: compared(each, latency[winner], pair) for name, each in latency.items() if name != winner}
+    others = ", ".join(_against(found, name) for name, found in against.items())
+    time = latency[winner].median_us / 1e3
+    sentence = f"Here {winner} wins ({case.part}, batch {case.batch}: {time:.3f} ms), {others}"
     if winner == BUNDLE:
         return f"{sentence}; {_cost(quality)}."
-    ratio = times[BUNDLE] / times[winner]
-    if ratio < 1 + TIE:
+    if not against[BUNDLE].real:
         return f"{sentence}; the bundle is level with it, and {_cost(quality)}."
     return f"{sentence}: the bundle brings no speed on this machine ({_cost(quality)})."
 
 
-def _against(ratio: float, name: str) -> str:
-    return f"level with {name}" if ratio < 1 + TIE else f"{ratio:.2f}x faster than {name}"
+def _against(found: Difference, name: str) -> str:
+    return f"{found.ratio:.2f}x faster than {name}" if found.real else f"level with {name}"
 
 
 def _cost(quality: dict[str, float | None]) -> str:

@@ -199,6 +199,8 @@ def bench(
     batch: Annotated[str, typer.Option(help="Batch sizes, such as 1,64.")] = "1,64",
     threads: Annotated[str, typer.Option(help="Thread counts, such as 1,2.")] = "1",
     provider: Provider = "cpu",
+    soak: Annotated[float, typer.Option(metavar="SECONDS", help="Also run so long, to see throttling.")] = 0.0,
+    compare: Annotated[Path | None, typer.Option(metavar="OLD", help="File of an earlier bench --json.")] = None,
     json: Json = None,
 ) -> None:
     """Time the bundle; with the checkpoint it came from, against torch and plain ONNX Runtime."""
@@ -207,14 +209,24 @@ def bench(
     _check_parts(part)
     source = checkpoint or (DEFAULT_CHECKPOINT if DEFAULT_CHECKPOINT.exists() else None)
     batches, counts = commands.numbers(batch), commands.numbers(threads)
+    earlier = commands.earlier_bench(compare)
     with console.StageLog() as stages:
         if source is None:
-            report = commands.bench(str(bundle), part, batches, counts, provider, lambda case: stages(str(case)))
+            report = commands.bench(str(bundle), part, batches, counts, provider, soak, stages)
         else:
             report = bench_checkpoint(
-                bundle, source, parts=part, batches=batches, threads=counts, provider=provider, on_step=stages
+                bundle,
+                source,
+                parts=part,
+                batches=batches,
+                threads=counts,
+                provider=provider,
+                soak_seconds=soak,
+                on_step=stages,
             )
     console.show_bench(report)
+    for line in commands.compared_lines(earlier, report) if earlier else ():
+        console.say(line)
     _write_json(json, report)
     console.next_command(f"edgeae inspect {bundle}")
 

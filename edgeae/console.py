@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from edgeae_runtime.commands import check_lines
+from edgeae_runtime.bench import AGAIN
+from edgeae_runtime.commands import check_lines, note_lines
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -185,17 +186,21 @@ def show_bench(report: dict[str, Any]) -> None:
         f"{machine['processor']} ({', '.join(machine['instruction_sets'])}), {machine['cores']} cores, "
         f"Python {machine['python']}, ONNX Runtime {machine['onnxruntime']}{torch_version}"
     )
-    figures = ("median ms", "p90", "p99", "images/s")
+    figures = ("median ms", "±", "p90", "p99", "images/s")
     table = _table("part", "batch", "threads", "variant", *figures, right=("batch", "threads", *figures))
     previous = None
     for row in report["rows"]:
+        if row["variant"] == AGAIN:
+            continue
         case = (row["part"], row["batch"], row["threads"])
-        cells = [f"{row[key] / 1e3:.3f}" for key in ("median_us", "p90_us", "p99_us")]
+        median, *tail = (f"{row[key] / 1e3:.3f}" for key in ("median_us", "p90_us", "p99_us"))
         repeated = case == previous
         table.add_row(
             *("" if repeated else str(value) for value in case),
             row["variant"],
-            *cells,
+            median,
+            f"{100 * row['noise']:.1f} %",
+            *tail,
             f"{row['images_per_second']:,.0f}",
         )
         previous = case
@@ -207,6 +212,9 @@ def show_bench(report: dict[str, Any]) -> None:
         starts.add_row(start["part"], start["variant"], *(f"{start[key]:,.1f}" for key in keys))
     console.print()
     console.print(starts)
+    console.print()
+    for line in note_lines(report):
+        say(line)
     if "verdict" in report:
         console.print()
         console.print(f"[bold]{escape(report['verdict'])}[/bold]", soft_wrap=True)

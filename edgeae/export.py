@@ -96,6 +96,7 @@ def bench_checkpoint(
     batches: Sequence[int],
     threads: Sequence[int],
     provider: str,
+    soak_seconds: float = 0.0,
     on_step: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Time a bundle against the torch model it came from; the arguments are those of `bench_variants`."""
@@ -110,6 +111,7 @@ def bench_checkpoint(
         batches=batches,
         threads=threads,
         provider=provider,
+        soak_seconds=soak_seconds,
         on_step=on_step,
     )
 

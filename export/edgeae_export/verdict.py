@@ -7,12 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from edgeae_runtime.timing import interleave
+from edgeae_runtime.timing import Difference, difference, interleave
 
 from edgeae_export.graph import Float32Array, runner
-
-TIE = 0.03
-"""Ratios closer to one are called level: two runs of one graph differ by as much on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +23,13 @@ class Comparison:
     float_bytes: int
     """Size of the plain float32 graph."""
     exported_bytes: int
+    noise: float
+    """What the ratio of the times may differ from one by chance."""
 
     @property
-    def speed_up(self) -> float:
-        """How many times faster the exported form is."""
-        return self.float_us / self.exported_us
+    def speed(self) -> Difference:
+        """How many times faster the exported form is, and whether that is real."""
+        return difference(self.float_us, self.exported_us, self.noise)
 
 
 def compare_with_float(
@@ -39,10 +38,17 @@ def compare_with_float(
     """Time the exported graph against the float32 one; sizes are compared with the plain graph."""
     one = np.ascontiguousarray(inputs[:1])
     runs = {"float32": runner(float32), "exported": runner(exported)}
+    runs["again"] = runs["exported"]
     calls = {name: (lambda run=run: run(one)) for name, run in runs.items()}
-    timed = interleave(calls, rounds=7, seconds_per_turn=0.03)
+    timed = interleave(calls, seconds_per_turn=0.03)
+    pair = abs(timed["again"].median_us / timed["exported"].median_us - 1)
     return Comparison(
-        part, timed["float32"].median_us, timed["exported"].median_us, plain.ByteSize(), exported.ByteSize()
+        part,
+        timed["float32"].median_us,
+        timed["exported"].median_us,
+        plain.ByteSize(),
+        exported.ByteSize(),
+        noise=timed["float32"].noise + timed["exported"].noise + pair,
     )
 
 
@@ -54,12 +60,12 @@ def verdict(comparisons: list[Comparison], quality: Mapping[str, float]) -> str:
         quality: `decoder_psnr_db`, `reconstruction_error_rise`.
     """
     told = "; ".join(
-        f"{item.part} {100 * item.exported_bytes / item.float_bytes:.0f} % of the size and {_speed(item.speed_up)}"
+        f"{item.part} {100 * item.exported_bytes / item.float_bytes:.0f} % of the size and {_speed(item.speed)}"
         for item in comparisons
     )
     rise = 100 * quality["reconstruction_error_rise"]
     cost = f"{quality['decoder_psnr_db']:.1f} dB PSNR, reconstruction error {rise:+.3f} %"
-    slower = [item.part for item in comparisons if item.speed_up < 1 - TIE]
+    slower = [item.part for item in comparisons if item.speed.real and item.speed.ratio < 1]
     sentence = f"int8 against float32 on this machine: {told}; {cost}."
     if slower:
         parts = " and ".join(slower)
@@ -67,7 +73,7 @@ def verdict(comparisons: list[Comparison], quality: Mapping[str, float]) -> str:
     return sentence
 
 
-def _speed(ratio: float) -> str:
-    if abs(ratio - 1) < TIE:
+def _speed(found: Difference) -> str:
+    if not found.real:
         return "as fast"
-    return f"{ratio:.2f}x as fast" if ratio > 1 else f"{1 / ratio:.2f}x slower"
+    return f"{found.ratio:.2f}x as fast" if found.ratio > 1 else f"{1 / found.ratio:.2f}x slower"

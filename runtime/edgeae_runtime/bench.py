@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,16 @@ from numpy.typing import NDArray
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bundle import open_bundle
 from edgeae_runtime.cold_start import bundle_command, measure
+from edgeae_runtime.endurance import endure, idle_cpu
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.machine import describe_machine
 from edgeae_runtime.manifest import Manifest
-from edgeae_runtime.timing import Latency, interleave
+from edgeae_runtime.timing import MAX_ROUNDS, METHOD, Latency, difference, interleave
 
-SCHEMA, SCHEMA_VERSION = "edgeae-bench", 1
+SCHEMA, SCHEMA_VERSION = "edgeae-bench", 2
+MAX_SOAK_SECONDS = 24 * 3600
+AGAIN = "the same again"
+"""The second of the A/A pair: the last variant under another name."""
 
 Run = Callable[[NDArray[np.float32]], object]
 
@@ -90,13 +95,28 @@ def time_case(
     runs: Mapping[str, Run],
     inputs: NDArray[np.float32],
     *,
-    rounds: int = 9,
+    rounds: int = MAX_ROUNDS,
     seconds_per_turn: float = 0.05,
 ) -> list[Row]:
-    """Time the variants of one case against each other, interleaved."""
+    """Time the variants of one case against each other, interleaved, the last one twice.
+
+    Returns:
+        A row per variant, then one named `AGAIN`.
+    """
     calls = {name: _bind(run, inputs) for name, run in runs.items()}
+    calls[AGAIN] = list(calls.values())[-1]
     latencies = interleave(calls, rounds=rounds, seconds_per_turn=seconds_per_turn)
-    return [Row(name, case, latencies[name]) for name in runs]
+    return [Row(name, case, latencies[name]) for name in calls]
+
+
+def pair_noise(rows: Sequence[Row]) -> dict[str, float]:
+    """Per case, by how much the two of the A/A pair differ."""
+    noise = {}
+    for before, row in itertools.pairwise(rows):
+        if row.variant == AGAIN:
+            pair = difference(before.latency.median_us, row.latency.median_us)
+            noise[str(row.case)] = round(max(pair.ratio, 1 / pair.ratio) - 1, 4)
+    return noise
 
 
 def bench_bundle(
@@ -106,9 +126,19 @@ def bench_bundle(
     batches: Sequence[int] = (1, 64),
     threads: Sequence[int] = (1,),
     provider: str = "cpu",
-    on_case: Callable[[Case], None] | None = None,
+    soak_seconds: float = 0.0,
+    on_case: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Time a bundle alone: steady latency per case, and the start-up of each part in fresh processes.
+    """Time a bundle alone: steady latency per case, idle CPU, and the start-up of each part in fresh processes.
+
+    Args:
+        path: the bundle's folder.
+        parts: `encoder`, `decoder`, `round-trip`; by default all the bundle has.
+        batches: images per call.
+        threads: threads per call.
+        provider: where it runs.
+        soak_seconds: if above 0, also run the first case for so long without a pause, to see throttling.
+        on_case: told what is measured next.
 
     Returns:
         A document of schema `edgeae-bench`.
@@ -116,20 +146,49 @@ def bench_bundle(
     Raises:
         InputError: a part the bundle lacks, or a batch or thread count below 1.
     """
+    check_soak(soak_seconds)
+    tell = on_case or (lambda what: None)
     bundle = open_bundle(path)
     inputs = bench_inputs(bundle.manifest)
     rows: list[Row] = []
     for count in _positive("thread count", threads):
         runs = bundle_runs(Autoencoder.from_bundle(bundle, provider, threads=count, spinning=True))
         for case in cases(parts, batches, count, runs):
-            if on_case:
-                on_case(case)
+            tell(f"time the {case}")
             rows += time_case(case, {"bundle": runs[case.part]}, inputs(case))
+    tell("start fresh processes for start-up time and memory")
     starts = [
         {"variant": "bundle", "part": part, **measure(bundle_command(path, part, provider))}
         for part in bundle.manifest.parts
     ]
-    return document(rows, starts)
+    return document(rows, starts) | over_time(path, rows[0].case, provider, soak_seconds, tell)
+
+
+def over_time(
+    path: str | Path, case: Case, provider: str, soak_seconds: float, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """What a bundle costs while nobody calls it, and whether the machine throttles while somebody does.
+
+    Returns:
+        `idle_cpu`: share of one core; and, if `soak_seconds` is above 0, `soak`: see `endure`.
+    """
+    bundle = open_bundle(path)
+    tell("measure the idle CPU")
+    with Autoencoder.from_bundle(bundle, provider, threads=case.threads) as idle:
+        idle.warmup()
+        found: dict[str, Any] = {"idle_cpu": round(idle_cpu(), 5)}
+    if soak_seconds > 0:
+        tell(f"run the {case} for {soak_seconds:g} s")
+        runs = bundle_runs(Autoencoder.from_bundle(bundle, provider, threads=case.threads, spinning=True))
+        call = _bind(runs[case.part], bench_inputs(bundle.manifest)(case))
+        found["soak"] = {"case": str(case), **endure(call, soak_seconds)}
+    return found
+
+
+def check_soak(seconds: float) -> None:
+    """Raise InputError unless the soak is a time one can wait for."""
+    if not 0 <= seconds <= MAX_SOAK_SECONDS:
+        raise InputError(f"Got a soak of {seconds:g} s, expected 0 to {MAX_SOAK_SECONDS} s.")
 
 
 def cases(parts: Sequence[str] | None, batches: Sequence[int], threads: int, runs: Mapping[str, Run]) -> list[Case]:
@@ -156,8 +215,9 @@ def document(rows: Sequence[Row], starts: Sequence[Mapping[str, Any]]) -> dict[s
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "machine": describe_machine(),
-        "method": "interleaved rounds in random order, warm-up apart, medians of round medians; spinning on",
+        "method": f"{METHOD}; idle threads spin",
         "rows": [row.as_document() for row in rows],
+        "pair_noise": pair_noise(rows),
         "cold_start": [dict(start) for start in starts],
     }
 

@@ -67,10 +67,13 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     batches, threads = commands.numbers(options.batch), commands.numbers(options.threads)
+    earlier = commands.earlier_bench(options.compare)
     report = commands.bench(
-        options.bundle, options.part, batches, threads, options.provider, lambda case: _say(f"… {case}")
+        options.bundle, options.part, batches, threads, options.provider, options.soak, lambda what: _say(f"… {what}")
     )
     for line in commands.bench_lines(report):
+        _say(line)
+    for line in commands.compared_lines(earlier, report) if earlier else ():
         _say(line)
     _write_json(options.json, report)
     return OK
@@ -131,6 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--part", action="append", choices=commands.BENCH_PARTS, help="may be repeated; default: all")
     bench.add_argument("--batch", default="1,64", help="such as 1,64")
     bench.add_argument("--threads", default="1", help="such as 1,2")
+    bench.add_argument("--soak", type=float, default=0.0, metavar="SECONDS", help="also run so long, to see throttling")
+    bench.add_argument("--compare", metavar="OLD", help="an earlier bench --json: what changed, and is it real?")
     for name, text in commands.CONVERSIONS.items():
         convert = verb(name, _convert, text)
         convert.add_argument("input", help="input file or folder")

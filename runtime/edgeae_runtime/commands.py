@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edgeae_runtime import parity
 from edgeae_runtime.autoencoder import Autoencoder
-from edgeae_runtime.bench import Case, bench_bundle
-from edgeae_runtime.comparison import compare_files, comparison_lines
+from edgeae_runtime.bench import AGAIN, bench_bundle
+from edgeae_runtime.comparison import compare_files, compare_reports, comparison_lines, read_report
 from edgeae_runtime.doctor import examine
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.images import check_output, read_array, read_images, write_atomically, write_output
@@ -108,6 +108,16 @@ def compare(old: str, new: str) -> list[str]:
     return comparison_lines(compare_files(old, new))
 
 
+def earlier_bench(path: str | Path | None) -> dict[str, Any] | None:
+    """The benchmark to compare with, read before a long measurement begins."""
+    return None if path is None else read_report(path)
+
+
+def compared_lines(earlier: dict[str, Any], report: dict[str, Any]) -> list[str]:
+    """What changed since an earlier benchmark, a line per case."""
+    return ["", "Since the earlier benchmark:", *comparison_lines(compare_reports(earlier, report))]
+
+
 def require_parity(checks: list[Check]) -> None:
     """Raise ParityError unless all passed."""
     parity.require(
@@ -150,29 +160,55 @@ def bench(
     batches: Sequence[int],
     threads: Sequence[int],
     provider: str,
-    on_case: Callable[[Case], None],
+    soak_seconds: float,
+    on_case: Callable[[str], None],
 ) -> dict[str, Any]:
     """Time a bundle on this machine."""
-    return bench_bundle(bundle, parts=parts, batches=batches, threads=threads, provider=provider, on_case=on_case)
+    return bench_bundle(
+        bundle,
+        parts=parts,
+        batches=batches,
+        threads=threads,
+        provider=provider,
+        soak_seconds=soak_seconds,
+        on_case=on_case,
+    )
 
 
 def bench_lines(report: dict[str, Any]) -> list[str]:
     """The benchmark as plain text."""
     machine = report["machine"]
     lines = [f"{machine['processor']}, {machine['cores']} cores, ONNX Runtime {machine['onnxruntime']}", ""]
-    lines.append(f"{'part':<11}{'batch':>6}{'threads':>9}{'median':>11}{'p90':>11}{'p99':>11}{'images/s':>11}")
-    lines += [
-        f"{row['part']:<11}{row['batch']:>6}{row['threads']:>9}"
-        + "".join(f"{row[key] / 1e3:>8.3f} ms" for key in ("median_us", "p90_us", "p99_us"))
-        + f"{row['images_per_second']:>11,.0f}"
-        for row in report["rows"]
-    ]
+    lines.append(f"{'part':<11}{'batch':>6}{'threads':>9}{'median':>11}{'±':>7}{'p90':>11}{'p99':>11}{'images/s':>11}")
+    for row in report["rows"]:
+        if row["variant"] == AGAIN:
+            continue
+        median, *tail = (f"{row[key] / 1e3:>8.3f} ms" for key in ("median_us", "p90_us", "p99_us"))
+        cells = f"{row['part']:<11}{row['batch']:>6}{row['threads']:>9}{median}{100 * row['noise']:>5.1f} %"
+        lines.append(cells + "".join(tail) + f"{row['images_per_second']:>11,.0f}")
     lines += [
         f"{start['part']}: first output {start['total_ms']:.0f} ms after process start "
         f"(load {start['load_ms']:.1f} ms, first call {start['first_call_ms']:.2f} ms), "
         f"{start['peak_memory_mib']:.0f} MiB resident"
         for start in report["cold_start"]
     ]
+    return [*lines, *note_lines(report)]
+
+
+def note_lines(report: dict[str, Any]) -> list[str]:
+    """What a benchmark tells beside times, as plain text: noise, idle CPU, throttling."""
+    noise = max(report["pair_noise"].values(), default=0.0)
+    lines = [f"noise: one variant timed twice differs by at most {100 * noise:.1f} %"]
+    if "idle_cpu" in report:
+        lines.append(f"idle: {100 * report['idle_cpu']:.2f} % of one core")
+    if "soak" in report:
+        soak = report["soak"]
+        first, last = soak["windows"][0], soak["windows"][-1]
+        told = "slower: this machine throttles" if soak["throttled"] else "as fast: no throttling"
+        lines.append(
+            f"{soak['case']}: {first['median_us']:.1f} us at first, {last['median_us']:.1f} us after "
+            f"{last['seconds']:.0f} s, {told}"
+        )
     return lines
 
 

@@ -1,11 +1,14 @@
 """Latency measured so that a comparison holds on a noisy machine.
 
-The candidates take turns in rounds of random order, so that a slow minute hits all of them alike; each round times
-single calls; warm-up is apart. Medians and ratios are what to quote; p90 and p99 show the tail.
+The candidates take turns in rounds of random order, so that a slow minute hits all of them alike; each turn times
+single calls; warm-up is apart. The median of a candidate is that of its rounds' medians, with a 95 % confidence
+interval from their order statistics; rounds go on until every interval is narrow or the rounds are used up. One
+candidate may run twice under two names (an A/A pair): how far these two differ is the noise that no interval shows.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +20,16 @@ from numpy.typing import NDArray
 
 WARM_UP_CALLS = 10
 MIN_CALLS_PER_ROUND = 3
+MIN_ROUNDS, MAX_ROUNDS = 7, 21
+"""Six rounds are the fewest whose extremes enclose the median with 95 % confidence."""
+PRECISION = 0.02
+"""Half the width of the confidence interval, relative to the median, at which the rounds stop."""
+METHOD = (
+    f"interleaved rounds in random order, warm-up of {WARM_UP_CALLS} calls apart; median of the rounds' medians "
+    f"with its 95 % confidence interval from order statistics; stops after {MIN_ROUNDS} to {MAX_ROUNDS} rounds, when "
+    f"every interval is within {100 * PRECISION:g} % of its median; a difference inside both intervals and the A/A "
+    "difference together is a tie"
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,11 @@ class Latency:
         """Median of the rounds' medians, in microseconds."""
         return float(np.median(self.round_medians))
 
+    @property
+    def noise(self) -> float:
+        """Half the width of the median's confidence interval, relative to the median."""
+        return median_noise(self.round_medians)
+
     def percentile_us(self, percent: float) -> float:
         """A percentile over all calls, in microseconds."""
         return float(np.percentile(self.calls, percent))
@@ -41,6 +59,7 @@ class Latency:
         """The figures worth keeping, as JSON; times in microseconds."""
         return {
             "median_us": round(self.median_us, 2),
+            "noise": round(self.noise, 4),
             "p90_us": round(self.percentile_us(90), 2),
             "p99_us": round(self.percentile_us(99), 2),
             "round_medians_us": [round(float(value), 2) for value in self.round_medians],
@@ -48,10 +67,51 @@ class Latency:
         }
 
 
+def median_noise(round_medians: NDArray[np.float64]) -> float:
+    """Half the width of the 95 % confidence interval of a median, relative to it.
+
+    The interval reaches from the k-th smallest to the k-th largest value, with the largest k whose binomial coverage
+    is at least 95 % (Conover, *Practical Nonparametric Statistics*, 3.2); below six values, from the least to the
+    greatest.
+    """
+    ordered, count = np.sort(round_medians), len(round_medians)
+    tail, k = 0.5**count, 0
+    while tail <= 0.025:
+        k += 1
+        tail += math.comb(count, k) * 0.5**count
+    k = max(k, 1)
+    return float((ordered[count - k] - ordered[k - 1]) / 2 / np.median(ordered))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two candidates against each other."""
+
+    ratio: float
+    """Median of the first over that of the second: above one, the second is faster."""
+    noise: float
+    """What the ratio may differ from one by chance."""
+
+    @property
+    def real(self) -> bool:
+        """Whether the difference is larger than the noise; otherwise it is a tie."""
+        return max(self.ratio, 1 / self.ratio) > 1 + self.noise
+
+
+def difference(first_us: float, second_us: float, *noises: float) -> Difference:
+    """Compare two medians; the noises, of both medians and of an A/A pair, add up."""
+    return Difference(first_us / second_us, sum(noises))
+
+
+def compared(first: Latency, second: Latency, pair_noise: float = 0.0) -> Difference:
+    """Compare two candidates of one run, with the noise of their A/A pair."""
+    return difference(first.median_us, second.median_us, first.noise, second.noise, pair_noise)
+
+
 def interleave(
     candidates: Mapping[str, Callable[[], object]],
     *,
-    rounds: int = 9,
+    rounds: int = MAX_ROUNDS,
     seconds_per_turn: float = 0.05,
     seed: int = 0,
     on_round: Callable[[int, int], None] | None = None,
@@ -60,10 +120,10 @@ def interleave(
 
     Args:
         candidates: a call without arguments per name.
-        rounds: how often each candidate takes its turn.
+        rounds: how often each candidate takes its turn, at most; see `PRECISION` for when they stop earlier.
         seconds_per_turn: how long a turn lasts, or `MIN_CALLS_PER_ROUND` calls if those take longer.
         seed: of the order in each round.
-        on_round: told the round done and their number.
+        on_round: told the round done and their largest number.
 
     Returns:
         Per candidate, its latency.
@@ -71,22 +131,41 @@ def interleave(
     for call in candidates.values():
         for _ in range(WARM_UP_CALLS):
             call()
-    order = list(candidates)
+    turns = {name: (lambda call=call: timed_turn(call, seconds_per_turn)) for name, call in candidates.items()}
+    return interleave_turns(turns, rounds=rounds, seed=seed, on_round=on_round)
+
+
+def interleave_turns(
+    turns: Mapping[str, Callable[[], list[float]]],
+    *,
+    rounds: int = MAX_ROUNDS,
+    seed: int = 0,
+    on_round: Callable[[int, int], None] | None = None,
+) -> dict[str, Latency]:
+    """As `interleave`, for candidates that time their own turns, in another process for instance.
+
+    Args:
+        turns: per name, a function that takes one turn and returns the microseconds of its calls.
+        rounds, seed, on_round: as in `interleave`.
+    """
+    order = list(turns)
     shuffle = random.Random(seed).shuffle
     calls: dict[str, list[float]] = {name: [] for name in order}
     medians: dict[str, list[float]] = {name: [] for name in order}
-    for round_index in range(rounds):
+    for done in range(1, rounds + 1):
         shuffle(order)
         for name in order:
-            times = _turn(candidates[name], seconds_per_turn)
+            times = turns[name]()
             calls[name] += times
             medians[name].append(float(np.median(times)))
         if on_round:
-            on_round(round_index + 1, rounds)
-    return {name: Latency(np.array(calls[name]), np.array(medians[name])) for name in candidates}
+            on_round(done, rounds)
+        if done >= MIN_ROUNDS and all(median_noise(np.array(each)) <= PRECISION for each in medians.values()):
+            break
+    return {name: Latency(np.array(calls[name]), np.array(medians[name])) for name in turns}
 
 
-def _turn(call: Callable[[], object], seconds: float) -> list[float]:
+def timed_turn(call: Callable[[], object], seconds: float) -> list[float]:
     """Microseconds of single calls, after one uncounted call that warms the caches again."""
     call()
     clock = time.perf_counter_ns

@@ -63,7 +63,7 @@ def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
             str(count): functools.partial(each.decode if part == "decoder" else each.encode, batch)
             for count, each in loaded.items()
         }
-        latency = interleave(calls, rounds=9, seconds_per_turn=0.05)
+        latency = interleave(calls)
         measured[part] = {count: round(each.median_us, 2) for count, each in latency.items()}
         threads[part] = best_count(measured[part])
     document = {

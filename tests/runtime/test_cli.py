@@ -162,12 +162,29 @@ def test_bench_writes_its_json(bundle, tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["schema"] == "edgeae-bench"
-    assert [(row["part"], row["batch"]) for row in report["rows"]] == [("decoder", 1), ("decoder", 2)]
+    assert [(row["part"], row["batch"]) for row in report["rows"][::2]] == [("decoder", 1), ("decoder", 2)]
+    assert [row["variant"] for row in report["rows"]] == ["bundle", "the same again"] * 2
+    assert set(report["pair_noise"]) == {"decoder, batch 1, 1 thread", "decoder, batch 2, 1 thread"}
     for row in report["rows"]:
         assert 0 < row["median_us"] <= row["p99_us"]
+        assert 7 <= len(row["round_medians_us"]) <= 21
         assert row["images_per_second"] == pytest.approx(row["batch"] / row["median_us"] * 1e6, rel=0.01)
     assert {start["part"] for start in report["cold_start"]} == {"encoder", "decoder"}
     assert report["machine"]["onnxruntime"]
+    assert report["idle_cpu"] < 0.5
+
+
+def test_bench_compares_with_an_earlier_one_and_soaks(bundle, tmp_path, capsys):
+    case = ["bench", str(bundle), "--part", "decoder", "--batch", "1"]
+    assert main([*case, "--json", str(tmp_path / "old.json")]) == 0
+    assert main([*case, "--soak", "0.5", "--compare", str(tmp_path / "old.json")]) == 0
+    told = capsys.readouterr().out
+    assert "Since the earlier benchmark:\nbundle: decoder, batch 1, 1 thread" in told
+    assert "decoder, batch 1, 1 thread for 0.5 s" in told
+    assert "idle: " in told
+    assert main([*case, "--compare", str(tmp_path / "none.json")]) == 2
+    assert "… " not in capsys.readouterr().out, "refused before a long measurement, not after it"
+    assert main([*case, "--soak", "-1"]) == 2
 
 
 def test_doctor_finds_this_machine_well(capsys):

@@ -3,14 +3,12 @@
 import os
 import subprocess
 import sys
-import time
 
 import edgeae_runtime
 import numpy as np
 import pytest
 from edgeae_runtime.cold_start import bundle_command, measure
 from edgeae_runtime.images import contact_sheet
-from edgeae_runtime.timing import interleave
 
 HEAVY = ("torch", "onnx", "typer", "rich", "PIL", "matplotlib", "edgeae", "edgeae_export")
 MAX_MEMORY_MIB = 80
@@ -56,26 +54,6 @@ def test_first_image_comes_soon_and_small(bundle):
     assert figures["peak_memory_mib"] <= MAX_MEMORY_MIB
     assert figures["total_ms"] <= MAX_START_MS * SHARED_MACHINE
     assert figures["import_ms"] + figures["load_ms"] + figures["first_call_ms"] < figures["total_ms"]
-
-
-def test_interleaving_finds_the_slower_one():
-    order = []
-
-    def call(name, seconds):
-        order.append(name)
-        time.sleep(seconds)
-
-    latencies = interleave(
-        {"fast": lambda: call("fast", 0.0005), "slow": lambda: call("slow", 0.002)},
-        rounds=6,
-        seconds_per_turn=0.01,
-    )
-    assert latencies["slow"].median_us > 1.5 * latencies["fast"].median_us
-    assert len(latencies["fast"].round_medians) == 6
-    assert latencies["fast"].percentile_us(99) >= latencies["fast"].median_us
-    # The candidates take turns: neither runs all its rounds in one go.
-    turns = [name for name, before in zip(order[1:], order, strict=False) if name != before]
-    assert len(turns) >= 5
 
 
 def test_contact_sheet_places_every_image():
