@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgeae.checkpoint import Checkpoint, EpochRecord, load_checkpoint
-    from edgeae.data import ImageSet, load_images
+    from edgeae.data import ImageSet, PictureOptions, load_images
     from edgeae.model import Autoencoder, AutoencoderConfig, Decoder, Encoder
     from edgeae.training import TrainingConfig, TrainingDivergedError, TrainingProgress, train
 
 _MODULES = {
     "edgeae.checkpoint": ("Checkpoint", "EpochRecord", "load_checkpoint"),
-    "edgeae.data": ("ImageSet", "load_images"),
+    "edgeae.data": ("ImageSet", "PictureOptions", "load_images"),
     "edgeae.model": ("Autoencoder", "AutoencoderConfig", "Decoder", "Encoder"),
     "edgeae.training": ("TrainingConfig", "TrainingDivergedError", "TrainingProgress", "train"),
 }
@@ -29,6 +29,7 @@ __all__ = [
     "Encoder",
     "EpochRecord",
     "ImageSet",
+    "PictureOptions",
     "TrainingConfig",
     "TrainingDivergedError",
     "TrainingProgress",

@@ -182,6 +182,7 @@ def torch_call(*modules: torch.nn.Module) -> Run:
             tensor = torch.from_numpy(batch)
             for module in modules:
                 tensor = module(tensor)
+                tensor = tensor[0] if isinstance(tensor, tuple) else tensor  # a variational encoder's mean
             result: Float32Array = tensor.numpy()
         return result
 

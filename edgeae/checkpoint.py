@@ -32,6 +32,9 @@ from edgeae.training_config import TrainingConfig
 FORMAT_VERSION = 1
 CHECKPOINT_FILE = "checkpoint.json"
 Tensors = dict[str, Tensor]
+RECONSTRUCTION_WEIGHT = 500.0
+"""What a variational autoencoder's cross-entropy per pixel counts against its KL divergence: the book's weight."""
+_LATER_FIELDS = {"kind": "ae", "beta": 1.0, "kl_warmup": 0.0}  # a checkpoint from before they existed lacks them
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,20 @@ class EpochRecord:
     """Of the epoch's first step."""
     seconds: float
     """Of training, without the validation."""
+    train_kl: float = 0.0
+    """KL divergence from the prior in nats per image over the epoch; 0 for a plain autoencoder."""
+    validation_kl: float = 0.0
+    """The same on the test images, after the epoch."""
+
+    @property
+    def train_total(self) -> float:
+        """The book's loss over the epoch: 500 times the cross-entropy per pixel, plus the KL divergence."""
+        return RECONSTRUCTION_WEIGHT * self.train_loss + self.train_kl
+
+    @property
+    def validation_total(self) -> float:
+        """The same on the test images."""
+        return RECONSTRUCTION_WEIGHT * self.validation_loss + self.validation_kl
 
 
 @dataclass(frozen=True)
@@ -71,8 +88,8 @@ class Checkpoint:
     data_fingerprint: str
     """`ImageSet.fingerprint` of the images."""
     preprocessing: Mapping[str, object]
-    """How a picture became an image: `source_size` [height, width], `resize` (none), `pad` [top, bottom, left, right],
-    `scale` from 8-bit pixels to [0, 1]."""
+    """How a picture became an image: `source_size` [height, width], or `resize` (`size`, `fit`, `channels`), then `pad`
+    [top, bottom, left, right], then `scale` from 8-bit pixels to [0, 1]."""
     history: tuple[EpochRecord, ...]
     """One record per finished epoch, the last one last."""
     entropy_floor: float
@@ -80,7 +97,7 @@ class Checkpoint:
 
     @property
     def encoder(self) -> Encoder:
-        """float32 [batch, channels, height, width] in [0, 1] -> [batch, latent_dim]."""
+        """float32 [batch, channels, height, width] in [0, 1] -> [batch, latent_dim], or mean and log-variance."""
         return self.model.encoder
 
     @property
@@ -102,6 +119,11 @@ class Checkpoint:
     def latent_dim(self) -> int:
         """Numbers in a latent."""
         return self.config.latent_dim
+
+    @property
+    def prior(self) -> str | None:
+        """`"normal"` for a variational autoencoder: its latents are drawn from N(0, 1)."""
+        return "normal" if self.config.kind == "vae" else None
 
     @property
     def seed(self) -> int:
@@ -209,6 +231,7 @@ def _read_tensors(document: Document, name: str, where: Path) -> Tensors:
 
 def _fields(kind: type[AutoencoderConfig | TrainingConfig], document: Document, where: Path) -> Document:
     names = {field.name for field in dataclasses.fields(kind)}
+    document = {name: value for name, value in _LATER_FIELDS.items() if name in names} | document
     if document.keys() != names:
         raise damaged(where, f"gives the settings {sorted(document)}, expected {sorted(names)}")
     if "widths" in names:
@@ -217,8 +240,14 @@ def _fields(kind: type[AutoencoderConfig | TrainingConfig], document: Document, 
 
 
 def _preprocessing(document: Document, where: Path) -> Document:
-    for key, count in (("source_size", 2), ("pad", 4)):
-        sizes = entry(document, key, list, where)
+    resize = document.get("resize")
+    if resize is not None:
+        typed(resize, dict, "'resize'", where)
+        entry(resize, "fit", str, where)
+        entry(resize, "channels", int, where)
+    sources = [("pad", document), ("size", resize) if resize is not None else ("source_size", document)]
+    for key, holder in sources:
+        sizes, count = entry(holder, key, list, where), 4 if key == "pad" else 2
         if len(sizes) != count or any(typed(size, int, key, where) < 0 for size in sizes):
             raise damaged(where, f"has {sizes!r} for {key!r}, expected {count} whole numbers from 0")
     number(document, "scale", where)
@@ -230,7 +259,7 @@ def _history(records: list[object], where: Path) -> tuple[EpochRecord, ...]:
     for index, record in enumerate(records):
         values = typed(record, dict, "an epoch", where)
         floats = {
-            field.name: number(values, field.name, where)
+            field.name: number({"train_kl": 0.0, "validation_kl": 0.0, **values}, field.name, where)
             for field in dataclasses.fields(EpochRecord)
             if field.name != "epoch"
         }

@@ -14,6 +14,7 @@ from edgeae_runtime.errors import InputError
 from edgeae_runtime.manifest import PARTS
 
 from edgeae import console
+from edgeae.own_model import chosen_range, decoder_arguments, numbers_or_none
 
 if TYPE_CHECKING:
     from edgeae.data import ImageSet
@@ -31,11 +32,16 @@ app = typer.Typer(
 Bundle = Annotated[Path, typer.Argument(help="Folder of the bundle.")]
 BundleOption = Annotated[Path, typer.Option("--bundle", help="Folder of the bundle.")]
 Provider = Annotated[str, typer.Option(help="cpu, cuda, directml, or auto.")]
-Data = Annotated[str, typer.Option(help="fashion-mnist, sample, or a folder with Fashion-MNIST's files.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="fashion-mnist, sample, mnist, kmnist, cifar10, cifar100, a folder of pictures, or a .npy or .npz file."
+    ),
+]
 Output = Annotated[Path, typer.Option("--out", help="Output file.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
-CheckpointPath = Annotated[Path, typer.Argument(help="Folder of the checkpoint.")]
 
+OWN = "Your own model"
 DEFAULT_CHECKPOINT, DEFAULT_BUNDLE = Path("runs/latest"), Path("bundle")
 
 
@@ -52,18 +58,25 @@ def main() -> None:
 @app.command()
 def demo(
     data: Data = "fashion-mnist",
+    kind: Annotated[str, typer.Option(help="ae, a plain autoencoder, or vae, a variational one.")] = "ae",
     epochs: Annotated[int, typer.Option(help="Epochs to train.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
 ) -> None:
     """Train, export float32 and int8, verify, time and draw: the whole story."""
     from edgeae.demo import run_demo
+    from edgeae.model import AutoencoderConfig
     from edgeae.training import TrainingConfig
 
     images = _load_or_sample(data)
     console.heading("edgeae demo")
     with console.training_progress() as bar:
         report = run_demo(
-            images, out, TrainingConfig(epochs=epochs), on_stage=lambda stage: bar.line(f"· {stage}"), on_training=bar
+            images,
+            out,
+            TrainingConfig(epochs=epochs),
+            AutoencoderConfig(kind=kind),
+            on_stage=lambda stage: bar.line(f"· {stage}"),
+            on_training=bar,
         )
     console.heading("Training")
     console.show_training(report.checkpoint)
@@ -81,11 +94,19 @@ def demo(
 @app.command()
 def train(
     data: Data = "fashion-mnist",
-    latent_dim: Annotated[int, typer.Option(help="Numbers in a latent.")] = 2,
-    image_size: Annotated[int, typer.Option(help="Height and width the images are padded to, a multiple of 8.")] = 32,
+    kind: Annotated[str, typer.Option(help="ae, a plain autoencoder, or vae, a variational one.")] = "ae",
+    preset: Annotated[
+        str | None, typer.Option(help="small (32x32, latent 2), medium (64x64, 64) or large (128x128, 128).")
+    ] = None,
+    latent_dim: Annotated[int | None, typer.Option(help="Numbers in a latent; the preset's by default.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Height and width of the images.")] = None,
+    channels: Annotated[int, typer.Option(help="For a folder of pictures: 3 for colour, 1 for grey.")] = 3,
+    fit: Annotated[str, typer.Option(help="For a folder of pictures: crop, pad or stretch to a square.")] = "crop",
     epochs: Annotated[int, typer.Option(help="Epochs in all.")] = 3,
     batch_size: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="Adam's step size at the start.")] = 1e-3,
+    beta: Annotated[float, typer.Option(help="vae: weight of the KL term; 1 is the book's.")] = 1.0,
+    kl_warmup: Annotated[float, typer.Option(help="vae: epochs over which that weight grows from 0.")] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed on the same machine gives the same weights.")] = 0,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -93,17 +114,27 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished epoch.")] = False,
 ) -> None:
     """Train the autoencoder; every finished epoch is a checkpoint."""
-    from edgeae.data import load_images
+    from edgeae.data import PictureOptions, load_images
     from edgeae.model import AutoencoderConfig
     from edgeae.training import TrainingConfig
     from edgeae.training import train as train_model
 
-    images = load_images(data, on_progress=console.say)
-    config = AutoencoderConfig(image_size=image_size, channels=images.train_images.shape[1], latent_dim=latent_dim)
+    chosen = AutoencoderConfig.preset(preset or "medium", image_size=image_size)
+    pictures = PictureOptions(size=chosen.image_size, channels=channels, fit=fit)
+    images = load_images(data, pictures=pictures, on_progress=console.say)
+    config = AutoencoderConfig.preset(
+        preset or ("medium" if images.resize else "small"),
+        channels=images.train_images.shape[1],
+        kind=kind,
+        image_size=image_size,
+        latent_dim=latent_dim,
+    )
     training = TrainingConfig(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        beta=beta,
+        kl_warmup=kl_warmup,
         seed=seed,
         precision=precision,
         device=device,
@@ -126,7 +157,10 @@ def train(
 
 @app.command()
 def export(
-    checkpoint: CheckpointPath = DEFAULT_CHECKPOINT,
+    model: Annotated[
+        str,
+        typer.Argument(metavar="CHECKPOINT", help="Folder of a checkpoint, or your own: package.module:build."),
+    ] = str(DEFAULT_CHECKPOINT),
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")] = DEFAULT_BUNDLE,
     quantize: Annotated[str, typer.Option(help="none or int8.")] = "none",
     calibration: Annotated[
@@ -147,24 +181,67 @@ def export(
     ] = None,
     pixels: Annotated[str, typer.Option(help="What the decoder gives: float32 or uint8.")] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Your model's weights, .safetensors or a torch state dictionary.", rich_help_panel=OWN),
+    ] = None,
+    image_shape: Annotated[
+        str | None, typer.Option(help="One image, such as 3,64,64; a signal 1,256; a row 20.", rich_help_panel=OWN)
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Its method or submodule.", rich_help_panel=OWN)] = None,
+    decoder: Annotated[str | None, typer.Option(help="The same.", rich_help_panel=OWN)] = None,
+    outputs: Annotated[
+        str | None,
+        typer.Option(
+            help="What the encoder returns, in order: mean, log_variance, log_std, std, sample, or -.",
+            rich_help_panel=OWN,
+        ),
+    ] = None,
+    decoder_argument: Annotated[
+        list[str] | None, typer.Option(help="A further argument of the decoder, NAME=JSON.", rich_help_panel=OWN)
+    ] = None,
+    value_range: Annotated[
+        str | None, typer.Option(help="Of your model's images, such as -1,1.", rich_help_panel=OWN)
+    ] = None,
+    mean: Annotated[str | None, typer.Option(help="Your normalisation, per channel.", rich_help_panel=OWN)] = None,
+    std: Annotated[str | None, typer.Option(help="The same.", rich_help_panel=OWN)] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Let the weights' file run code.", rich_help_panel=OWN)
+    ] = False,
 ) -> None:
     """Export separate encoder and decoder graphs, checked against torch, as a bundle."""
-    from edgeae.export import export_checkpoint
+    from edgeae.export import export_checkpoint, export_foreign
+    from edgeae.foreign import is_import_name
 
-    console.heading(f"Export {checkpoint} to {out}")
+    options: dict[str, Any] = {
+        "quantize": quantize,
+        "calibration": calibration,
+        "target": target,
+        "quantize_parts": quantize_part or PARTS,
+        "max_drop": max_drop,
+        "pixels": pixels,
+        "overwrite": overwrite,
+    }
+    own: dict[str, Any] = {
+        "image_shape": numbers_or_none("--image-shape", image_shape, int),
+        "encoder": encoder,
+        "decoder": decoder,
+        "outputs": outputs.split(",") if outputs else None,
+        "decoder_arguments": decoder_arguments(decoder_argument or []),
+        "value_range": chosen_range(value_range, mean, std),
+        "weights": checkpoint,
+        "trust_pickle": trust_pickle,
+    }
+    foreign = is_import_name(model)
+    if not foreign and any(own.values()):
+        given = ", ".join(f"--{name.replace('_', '-')}" for name, value in own.items() if value)
+        raise InputError(f"Got {given} for the checkpoint {model}, which knows these. They go with your own model.")
+    console.heading(f"Export {model} to {out}")
     with console.StageLog() as stages:
-        report = export_checkpoint(
-            checkpoint,
-            out,
-            quantize=quantize,
-            calibration=calibration,
-            target=target,
-            quantize_parts=quantize_part or PARTS,
-            max_drop=max_drop,
-            pixels=pixels,
-            overwrite=overwrite,
-            on_stage=stages,
-        )
+        if foreign:
+            report = export_foreign(model, out, **options, **own, on_stage=stages)
+        else:
+            report = export_checkpoint(model, out, **options, on_stage=stages)
     console.show_export(report)
     console.say(f"\nWrote the bundle {out}")
     console.next_command(f"edgeae-runtime verify {out}" if out != DEFAULT_BUNDLE else "edgeae bench")

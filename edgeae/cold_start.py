@@ -17,7 +17,8 @@ def main(start: int, checkpoint: str, part: str) -> None:
     shape = loaded_checkpoint.image_shape if part == "encoder" else (loaded_checkpoint.latent_dim,)
     loaded = time.monotonic_ns()
     with torch.inference_mode():
-        module(torch.zeros(1, *shape)).numpy()
+        output = module(torch.zeros(1, *shape))
+        (output[0] if isinstance(output, tuple) else output).numpy()
 
     from edgeae_runtime.cold_start import report
 

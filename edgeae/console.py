@@ -116,7 +116,7 @@ class TrainingBar:
         if event.validation_loss is not None:
             self.line(
                 f"  epoch {event.epoch} of {event.epochs}: training loss {event.loss:.4f}, "
-                f"validation loss {event.validation_loss:.4f}"
+                f"validation loss {event.validation_loss:.4f}" + (f", KL {event.kl:.2f}" if event.kl else "")
             )
 
     def line(self, text: str) -> None:
@@ -125,12 +125,19 @@ class TrainingBar:
 
 
 def show_training(checkpoint: Checkpoint) -> None:
-    """The loss after every epoch, beside the floor that nothing can go below."""
-    titles = ("epoch", "training loss", "validation loss", "entropy floor", "seconds")
+    """The loss after every epoch, beside the floor that nothing can go below.
+
+    A variational autoencoder's KL divergence and total, 500 times the loss plus the KL, are those of the book.
+    """
+    variational = checkpoint.config.kind == "vae"
+    further = ("training KL", "validation KL", "training total", "validation total") if variational else ()
+    titles = ("epoch", "training loss", "validation loss", "entropy floor", *further, "seconds")
     table = _table(*titles, right=titles)
     for record in checkpoint.history:
         losses = (record.train_loss, record.validation_loss, checkpoint.entropy_floor)
-        table.add_row(str(record.epoch), *(f"{loss:.4f}" for loss in losses), f"{record.seconds:.1f}")
+        totals = (record.train_kl, record.validation_kl, record.train_total, record.validation_total)
+        cells = [f"{loss:.4f}" for loss in losses] + [f"{value:.2f}" for value in totals if variational]
+        table.add_row(str(record.epoch), *cells, f"{record.seconds:.1f}")
     console.print(table)
     say(f"Wrote the checkpoint {checkpoint.path}")
 
@@ -222,8 +229,9 @@ def show_bench(report: dict[str, Any]) -> None:
 
 def show_manifest(manifest: Manifest) -> None:
     """What a bundle holds."""
-    channels, height, width = manifest.image_shape
-    say(f"Images {channels} x {height} x {width}, latents of {manifest.latent.dim} numbers")
+    image, latent = (" x ".join(map(str, shape)) for shape in (manifest.image_shape, manifest.latent.shape))
+    kind = ", variational" if manifest.latent.prior else ""
+    say(f"Images {image}, latents {latent}{kind}")
     table = _table("part", "layer", "operator", "precision")
     for name, part in manifest.parts.items():
         size = f"{name} ({part.record.bytes:,} bytes)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,19 @@ from edgeae_runtime import Autoencoder, verify
 from edgeae_runtime.arrays import Float32Array
 from edgeae_runtime.commands import require_parity, verify_document, write_json
 from edgeae_runtime.errors import InputError
+from edgeae_runtime.images import write_output
 from edgeae_runtime.parity import unit_scale
 
 from edgeae.benchmark import bench_variants
 from edgeae.checkpoint import Checkpoint
 from edgeae.data import ImageSet, prepare
+from edgeae.model import AutoencoderConfig
 from edgeae.plots import plot_decoded_grid, plot_latent_plane, plot_loss, plot_reconstructions
 from edgeae.training import TrainingConfig, TrainingProgress, train
 
 PRECISIONS = {"float32": "none", "int8": "int8"}
 _SHOWN = 10  # pictures in a row: one of each class
+_SAMPLES = 50  # new pictures
 _GRID = 15  # points per axis of the decoded plane
 
 
@@ -41,6 +45,7 @@ def run_demo(
     data: ImageSet,
     out: str | Path,
     training: TrainingConfig | None = None,
+    model: AutoencoderConfig | None = None,
     *,
     on_stage: Callable[[str], None],
     on_training: Callable[[TrainingProgress], None] | None = None,
@@ -51,6 +56,7 @@ def run_demo(
         data: the images.
         out: the folder; it gets `checkpoint/`, `bundle-float32/`, `bundle-int8/`, `pictures/` and `metrics.json`.
         training: how to train.
+        model: the shape of the autoencoder, with latents of at least two numbers.
         on_stage: told the name of each stage when it begins.
         on_training: told training's progress.
 
@@ -60,7 +66,7 @@ def run_demo(
     folder = Path(out)
     _check_folder(folder)
     on_stage(f"train on {len(data.train_images):,} images of {data.name}")
-    checkpoint = train(data, folder / "checkpoint", training=training, on_progress=on_training)
+    checkpoint = train(data, folder / "checkpoint", model, training, on_progress=on_training)
     train_images, test_images = (
         prepare(images, checkpoint.config.image_size) for images in (data.train_images, data.test_images)
     )
@@ -108,7 +114,7 @@ def _draw(
     data: ImageSet,
     test_images: np.ndarray[Any, np.dtype[np.uint8]],
 ) -> list[Path]:
-    """The four pictures, all computed by the bundles themselves."""
+    """The five pictures, all computed by the bundles themselves."""
     autoencoders = {name: Autoencoder.load(path) for name, path in bundles.items()}
     exact = autoencoders["float32"]
     shown = test_images[[int(np.flatnonzero(data.test_labels == label)[0]) for label in range(_SHOWN)]]
@@ -118,11 +124,9 @@ def _draw(
         rows[name] = unit_scale(autoencoder.reconstruct(shown))
     rows["8 x |int8 −\nfloat32|"] = 8 * np.abs(rows["int8"] - rows["float32"])
     latents = np.concatenate([exact.encode(test_images[i : i + 500]) for i in range(0, len(test_images), 500)])
-    low, high = exact.manifest.latent.low, exact.manifest.latent.high
-    assert low is not None
-    assert high is not None
+    low, high = _bounds(exact)
     grid = unit_scale(exact.decode(_plane(low, high))).reshape(_GRID, _GRID, *exact.manifest.image_shape)
-    paths = [folder / f"{name}.png" for name in ("reconstructions", "latent-plane", "decoded-plane", "loss")]
+    paths = [folder / f"{name}.png" for name in ("reconstructions", "latent-plane", "decoded-plane", "loss", "samples")]
     plot_reconstructions(rows, paths[0])
     plot_latent_plane(latents, data.test_labels, data.class_names, paths[1])
     plot_decoded_grid(grid, low, high, paths[2])
@@ -134,7 +138,19 @@ def _draw(
         checkpoint.entropy_floor,
         paths[3],
     )
+    write_output(paths[4], exact.sample(_SAMPLES, seed=0), images=True)
     return paths
+
+
+def _bounds(autoencoder: Autoencoder) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Where to look: 98 % of the prior of a variational autoencoder, of the test images of a plain one."""
+    latent = autoencoder.manifest.latent
+    if latent.prior == "normal":
+        quantile = statistics.NormalDist().inv_cdf(0.99)
+        return (-quantile,) * latent.dim, (quantile,) * latent.dim
+    assert latent.low is not None
+    assert latent.high is not None
+    return latent.low, latent.high
 
 
 def _plane(low: tuple[float, ...], high: tuple[float, ...]) -> Float32Array:

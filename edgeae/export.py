@@ -12,6 +12,7 @@ from edgeae_export import export as export_model
 from edgeae_export.images import HELD_OUT_IMAGES, choose_images
 from edgeae_export.parity import check_parity, make_reference
 from edgeae_export.pixels import HALF_STEP
+from edgeae_export.value_range import ValueRange
 from edgeae_runtime import Autoencoder
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.images import read_images
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 
 from edgeae.benchmark import bench_variants
 from edgeae.checkpoint import Checkpoint, load_checkpoint
-from edgeae.data import DATA_SETS, load_images, prepare
+from edgeae.data import DATA_SETS, PictureOptions, load_images, prepare
+from edgeae.foreign import build_foreign
 
 
 def export_checkpoint(
@@ -70,6 +72,39 @@ def export_checkpoint(
     )
 
 
+def export_foreign(
+    name: str,
+    out: str | Path,
+    *,
+    weights: Path | None = None,
+    trust_pickle: bool = False,
+    calibration: str | None = None,
+    image_shape: Sequence[int] | None = None,
+    value_range: ValueRange | None = None,
+    **options: Any,  # noqa: ANN401 those of `edgeae_export.export`
+) -> ExportReport:
+    """Export a model of the user's own.
+
+    Args:
+        name: `package.module:attribute`, see `edgeae.foreign.build_foreign`.
+        out: the bundle's folder.
+        weights, trust_pickle: as there.
+        calibration: a folder of pictures, or a .npy or .npz file; a tenth of it is held out to measure parity on.
+        image_shape: of one image; by default that of the arrays in `calibration`.
+        value_range: of the model's own images.
+        options: as `edgeae_export.export`.
+
+    Raises:
+        InputError, ParityError: as there, or the model or its weights cannot be had.
+    """
+    model = build_foreign(name, weights, trust_pickle=trust_pickle)
+    images = None
+    if calibration is not None:
+        preprocessing = Preprocessing(source_size=None, pad=(0, 0, 0, 0), scale=1 / 255)
+        images = read_images(calibration, tuple(image_shape or ()), preprocessing)
+    return export_model(model, out, calibration=images, image_shape=image_shape, value_range=value_range, **options)
+
+
 def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provider: str = "cpu") -> list[Check]:
     """Compare a bundle with the torch model of a checkpoint, on its test images.
 
@@ -85,7 +120,8 @@ def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provid
     precision = {name: part.precision for name, part in autoencoder.manifest.parts.items()}
     in_bytes = autoencoder.manifest.parts["decoder"].output.dtype == "uint8"
     decode = lambda latents: unit_scale(autoencoder.decode(latents))  # noqa: E731
-    return check_parity(reference, autoencoder.encode, decode, precision, HALF_STEP if in_bytes else 0.0)
+    second = (lambda images: autoencoder.encode_distribution(images)[1]) if autoencoder.manifest.variational else None
+    return check_parity(reference, autoencoder.encode, decode, precision, HALF_STEP if in_bytes else 0.0, second)
 
 
 def bench_checkpoint(
@@ -118,7 +154,9 @@ def bench_checkpoint(
 
 def checkpoint_images(checkpoint: Checkpoint) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The training and test images a checkpoint was made with, prepared: uint8 [n, channels, height, width]."""
-    data = load_images(checkpoint.data_name)
+    resize = cast("dict[str, Any] | None", checkpoint.preprocessing.get("resize"))
+    pictures = PictureOptions(resize["size"][0], resize["channels"], resize["fit"]) if resize else None
+    data = load_images(checkpoint.data_name, pictures=pictures)
     size = checkpoint.config.image_size
     return prepare(data.train_images, size), prepare(data.test_images, size)
 
@@ -148,5 +186,6 @@ def _calibration_images(source: str, checkpoint: Checkpoint) -> NDArray[np.uint8
         source_size=cast("tuple[int, int] | None", document["source_size"]),
         pad=cast("tuple[int, int, int, int]", document["pad"]),
         scale=cast("float", document["scale"]),
+        fit=cast("dict[str, Any]", document["resize"])["fit"] if document.get("resize") else None,
     )
     return read_images(source, checkpoint.image_shape, preprocessing)

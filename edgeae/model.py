@@ -8,6 +8,10 @@ transposed convolutions decode an image. Two things of the widely copied PyTorch
 - It reshapes the decoder's first layer to (4, 4, 128). PyTorch's convolutions want channels first: (128, 4, 4).
 
 With the default configuration the encoder has 96,770 parameters and the decoder 246,273.
+
+The variational autoencoder of the same chapter (Kingma and Welling 2013, arXiv:1312.6114) differs in its encoder alone:
+a second head gives the logarithm of the variance, so that an image becomes a normal distribution over latents. Only
+training samples from it; the exported encoder gives the mean and the log-variance, and no graph holds a random number.
 """
 
 from __future__ import annotations
@@ -21,6 +25,14 @@ import torch.nn.functional as F
 from edgeae_runtime.errors import InputError
 from torch import Tensor, nn
 
+KINDS = ("ae", "vae")
+"""A plain and a variational autoencoder."""
+PRESETS = {
+    "small": (32, 2, (32, 64, 128)),
+    "medium": (64, 64, (32, 64, 128, 256)),
+    "large": (128, 128, (32, 64, 128, 256, 256)),
+}
+"""Image size, latent dimensions and widths."""
 _MAX_SIZE = 1 << 16  # keeps a configuration read from a stranger's checkpoint from asking for absurd tensors
 
 
@@ -40,8 +52,12 @@ class AutoencoderConfig:
     """Numbers in a latent."""
     widths: tuple[int, ...] = (32, 64, 128)
     """Channels of the encoder's convolutions, each of which halves the image."""
+    kind: str = "ae"
+    """One of `KINDS`."""
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"Got kind = {self.kind!r}, expected {' or '.join(KINDS)}.")
         object.__setattr__(self, "widths", tuple(self.widths))
         numbers = {"channels": self.channels, "latent_dim": self.latent_dim, "image_size": self.image_size}
         for name, value in (*numbers.items(), *(("widths", width) for width in self.widths)):
@@ -54,6 +70,26 @@ class AutoencoderConfig:
                 f"Got an image size of {self.image_size}, expected a multiple of {self.reduction}: each of the "
                 f"{len(self.widths)} convolutions halves the image. Pad or resize the images to such a size."
             )
+
+    @classmethod
+    def preset(cls, name: str, *, channels: int = 1, kind: str = "ae", **changes: int | None) -> AutoencoderConfig:
+        """A network for images of some size.
+
+        Args:
+            name: `small` for 32 x 32 (the book's), `medium` for 64 x 64, `large` for 128 x 128.
+            channels, kind: as the fields.
+            changes: `image_size` and `latent_dim` where they should be others; None leaves the preset's.
+
+        Raises:
+            InputError: the name is unknown, or a field is out of range.
+        """
+        if name not in PRESETS:
+            raise InputError(f"Got preset {name!r}, expected one of {', '.join(PRESETS)}.")
+        size, latent_dim, widths = PRESETS[name]
+        chosen = {key: value for key, value in changes.items() if value is not None}
+        return cls(
+            **{"image_size": size, "latent_dim": latent_dim, **chosen}, widths=widths, channels=channels, kind=kind
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -73,7 +109,10 @@ class AutoencoderConfig:
 
 
 class Encoder(nn.Module):
-    """Image to latent: float32 [batch, channels, size, size] in [0, 1] -> [batch, latent_dim], unbounded."""
+    """Image to latent: float32 [batch, channels, size, size] in [0, 1] -> [batch, latent_dim], unbounded.
+
+    A variational one gives a pair of these: the mean and the logarithm of the variance of each coordinate.
+    """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -83,13 +122,18 @@ class Encoder(nn.Module):
             # In place: a second copy of each feature map costs a fifth of the training time on a CPU.
             layers += [nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1), nn.ReLU(inplace=True)]
         self.convolutions = nn.Sequential(*layers)
-        self.to_latent = nn.Linear(math.prod(config.feature_shape), config.latent_dim)
+        features = math.prod(config.feature_shape)
+        self.to_latent = nn.Linear(features, config.latent_dim)
+        self.to_log_variance = nn.Linear(features, config.latent_dim) if config.kind == "vae" else None
         _initialise(self)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Encode a batch of images."""
-        latent: Tensor = self.to_latent(self.convolutions(image).flatten(1))
-        return latent
+        features = self.convolutions(image).flatten(1)
+        latent: Tensor = self.to_latent(features)
+        if self.to_log_variance is None:
+            return latent
+        return latent, self.to_log_variance(features)
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
@@ -148,12 +192,31 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """The logits of the reconstruction of a batch of images; their sigmoid is the image.
+    def forward(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Reconstruct a batch of images, as training does, also when it is wrapped for several processes.
 
-        Logits, because this is what training calls, also when it is wrapped for several processes.
+        Args:
+            image: float32 [batch, channels, size, size] in [0, 1].
+            noise: standard normal [batch, latent_dim], for a variational one to sample with; None for the mean.
+
+        Returns:
+            The logits of the reconstruction, whose sigmoid is the image; and per image, in nats, how far its
+            distribution is from the prior: zeros for a plain autoencoder.
         """
-        return self.decoder.logits(self.encoder(image))
+        encoded = self.encoder(image)
+        if isinstance(encoded, Tensor):
+            return self.decoder.logits(encoded), encoded.new_zeros(len(encoded))
+        mean, log_variance = (part.float() for part in encoded)
+        latent = mean if noise is None else mean + torch.exp(0.5 * log_variance) * noise
+        return self.decoder.logits(latent), kl_divergence(mean, log_variance)
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Kullback-Leibler divergence from N(0, 1), in nats, summed over the latent's coordinates: [batch].
+
+    Kingma and Welling 2013 (arXiv:1312.6114), appendix B.
+    """
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
 
 
 def _initialise(module: nn.Module) -> None:

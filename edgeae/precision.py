@@ -25,7 +25,7 @@ def choose_precision(requested: str, model: nn.Module, pixels: Tensor) -> str:
 
     Args:
         requested: `float32`, `bfloat16` or `auto`.
-        model: takes images to logits; on its device, before training.
+        model: takes images to logits and something else; on its device, before training.
         pixels: float32 [batch, channels, height, width] in [0, 1], on the same device: a batch to try.
 
     Returns:
@@ -60,7 +60,7 @@ def bfloat16_keeps_the_loss(model: nn.Module, pixels: Tensor) -> bool:
 def _loss_and_gradient(model: nn.Module, pixels: Tensor, precision: str) -> tuple[Tensor, Tensor]:
     parameters = list(model.parameters())
     with autocast(pixels.device, precision):
-        logits = model(pixels)
+        logits, _ = model(pixels)
     loss = F.binary_cross_entropy_with_logits(logits.float(), pixels)
-    gradients = torch.autograd.grad(loss, parameters)  # leaves .grad alone
-    return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)  # leaves .grad alone
+    return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])

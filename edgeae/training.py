@@ -21,6 +21,7 @@ from edgeae_runtime.errors import EdgeAEError, InputError
 from torch import Tensor
 
 from edgeae.checkpoint import (
+    RECONSTRUCTION_WEIGHT,
     Checkpoint,
     EpochRecord,
     build_model,
@@ -60,6 +61,8 @@ class TrainingProgress:
     """Steps per epoch."""
     loss: float
     """Mean binary cross-entropy per pixel so far in this epoch, in nats."""
+    kl: float
+    """Mean KL divergence per image so far in this epoch, in nats; 0 for a plain autoencoder."""
     seconds_left: float
     """Expected until the end of the run."""
     validation_loss: float | None = None
@@ -159,8 +162,8 @@ class _Images:
             train=torch.from_numpy(prepare(data.train_images, config.image_size)),
             test=torch.from_numpy(test),
             preprocessing={
-                "source_size": [height, width],
-                "resize": None,
+                "source_size": None if data.resize else [height, width],
+                "resize": data.resize,
                 "pad": list(padding(height, width, config.image_size)),
                 "scale": 1 / 255,
             },
@@ -201,19 +204,19 @@ class _Trainer:
         start, first = time.monotonic(), len(self.history)
         for epoch in range(first + 1, self.training.epochs + 1):
             epoch_start = time.monotonic()
-            progress = TrainingProgress(epoch, self.training.epochs, 0, self.steps, math.nan, math.nan)
-            for step, loss in self._train_epoch(epoch):
+            progress = TrainingProgress(epoch, self.training.epochs, 0, self.steps, math.nan, math.nan, math.nan)
+            for step, loss, kl in self._train_epoch(epoch):
                 done = (epoch - 1 - first) * self.steps + step
                 left = (self.training.epochs - epoch + 1) * self.steps - step
                 seconds_left = (time.monotonic() - start) / done * left
-                progress = dataclasses.replace(progress, step=step, loss=loss, seconds_left=seconds_left)
-                self._require_finite(loss, epoch, step)
+                progress = dataclasses.replace(progress, step=step, loss=loss, kl=kl, seconds_left=seconds_left)
+                self._require_finite(loss + kl, epoch, step)
                 tell(progress)
             seconds = time.monotonic() - epoch_start
-            validation_loss, mse = self._validate()
-            self._require_finite(validation_loss, epoch, self.steps)
+            validation_loss, mse, kl = self._validate()
+            self._require_finite(validation_loss + kl, epoch, self.steps)
             rate = self._learning_rate(epoch, 0)
-            self.history.append(EpochRecord(epoch, progress.loss, validation_loss, mse, rate, seconds))
+            self.history.append(EpochRecord(epoch, progress.loss, validation_loss, mse, rate, seconds, progress.kl, kl))
             checkpoint = self._checkpoint()
             if self.processes.is_main:
                 save_checkpoint(checkpoint, named_state(self.adam, self.autoencoder))
@@ -221,43 +224,63 @@ class _Trainer:
         self.processes.wait()
         return checkpoint
 
-    def _train_epoch(self, epoch: int) -> Iterator[tuple[int, float]]:
-        """Yield, now and then and after the last step, the steps done and the mean loss so far."""
+    def _train_epoch(self, epoch: int) -> Iterator[tuple[int, float, float]]:
+        """Yield, now and then and after the last step, the steps done, the mean loss and the mean KL so far."""
         self.network.train()
-        total = torch.zeros((), dtype=self.processes.sum_dtype, device=self.processes.device)
+        totals = torch.zeros(2, dtype=self.processes.sum_dtype, device=self.processes.device)
         seen, pixels_per_image = 0, self.images.train[0].numel()
         report_every = max(1, self.steps // _REPORTS_PER_EPOCH)
         order = _epoch_order(len(self.train_images), self.training.seed, epoch)
         for step, batch in enumerate(torch.split(order, self.training.batch_size), start=1):
             pixels = self._pixels(self.train_images[self.processes.share(batch).to(self.processes.device)])
+            noise = self._noise(epoch, step, len(batch))
             with autocast(self.processes.device, self.precision):
-                logits = self.network(pixels)
+                logits, divergence = self.network(pixels, noise)
             loss_sum = F.binary_cross_entropy_with_logits(logits.float(), pixels, reduction="sum")
             penalty = logit_penalty(logits.float(), self.training.logit_bound)
+            kl_sum = divergence.float().sum()
+            weight = self._kl_weight(epoch, step) * pixels_per_image / RECONSTRUCTION_WEIGHT
             # Processes average their gradients; times their number, that is the sum over the global batch.
-            loss = (loss_sum + penalty) * (self.processes.count / (len(batch) * pixels_per_image))
+            loss = (loss_sum + penalty + weight * kl_sum) * (self.processes.count / (len(batch) * pixels_per_image))
             for group in self.adam.param_groups:
                 group["lr"] = self._learning_rate(epoch, step - 1)
             self.optimizer.zero_grad()
             self.processes.backward(loss)
             self.optimizer.step()
-            total += loss_sum.detach()
+            totals += torch.stack([loss_sum.detach(), kl_sum.detach()])
             seen += len(batch)
             if step % report_every == 0 or step == self.steps:
-                yield step, self.processes.sum(total) / (seen * pixels_per_image)
+                loss_so_far, kl_so_far = (self.processes.sum(part) for part in totals)
+                yield step, loss_so_far / (seen * pixels_per_image), kl_so_far / seen
 
     @torch.inference_mode()
-    def _validate(self) -> tuple[float, float]:
-        """Mean binary cross-entropy (nats) and mean squared error per pixel on the test images, in float32."""
+    def _validate(self) -> tuple[float, float, float]:
+        """On the test images, in float32, from the mean latents: cross-entropy and squared error per pixel, and KL."""
         self.autoencoder.eval()
-        sums = torch.zeros(2, dtype=self.processes.sum_dtype, device=self.processes.device)
+        sums = torch.zeros(3, dtype=self.processes.sum_dtype, device=self.processes.device)
         for batch in torch.split(self.processes.share(self.test_images), _VALIDATION_BATCH):
             pixels = self._pixels(batch)
-            logits = self.autoencoder(pixels)
+            logits, divergence = self.autoencoder(pixels)
             sums[0] += F.binary_cross_entropy_with_logits(logits, pixels, reduction="sum")
             sums[1] += F.mse_loss(logits.sigmoid(), pixels, reduction="sum")
-        cross_entropy, squared_error = (self.processes.sum(part) / self.test_images.numel() for part in sums)
-        return cross_entropy, squared_error
+            sums[2] += divergence.sum()
+        cross_entropy, squared_error, kl = (self.processes.sum(part) for part in sums)
+        pixels_in_all = self.test_images.numel()
+        return cross_entropy / pixels_in_all, squared_error / pixels_in_all, kl / len(self.test_images)
+
+    def _noise(self, epoch: int, step: int, count: int) -> Tensor | None:
+        """This process's share of the noise of a global batch: it follows from the seed and the place alone."""
+        if self.autoencoder.config.kind != "vae":
+            return None
+        (mixed,) = np.random.SeedSequence((self.training.seed, epoch, step)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+        noise = torch.randn(count, self.autoencoder.config.latent_dim, generator=generator)
+        return self.processes.share(noise).to(self.processes.device)
+
+    def _kl_weight(self, epoch: int, step: int) -> float:
+        """The weight of the KL term at a step, counted from 1."""
+        warmup, done = self.training.kl_warmup, epoch - 1 + step / self.steps
+        return self.training.beta * (min(1.0, done / warmup) if warmup else 1.0)
 
     def _pixels(self, images: Tensor) -> Tensor:
         """uint8 images to float32 in [0, 1]."""

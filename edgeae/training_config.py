@@ -30,6 +30,11 @@ class TrainingConfig:
     logit_bound: float = 10.0
     """Logits beyond this cost a little (see `edgeae.training.logit_penalty`); 0 turns it off. Background pixels would
     drive them far out where the image no longer changes, and int8 would spend its 255 steps there."""
+    beta: float = 1.0
+    """Weight of a variational autoencoder's KL term against `edgeae.training.RECONSTRUCTION_WEIGHT` times the
+    reconstruction: 1 is the book's."""
+    kl_warmup: float = 0.0
+    """Epochs over which the weight of the KL term grows from zero to `beta`; may be a fraction."""
     precision: str = "auto"
     """`float32`; `bfloat16` for the convolutions with float32 weights and loss; `auto` for bfloat16 where the device is
     built for it and a probe shows that the loss does not suffer."""
@@ -49,6 +54,10 @@ class TrainingConfig:
         bound = self.logit_bound
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound) or bound < 0:
             raise InputError(f"Got logit_bound = {bound!r}, expected a number from 0; 10 changes no pixel visibly.")
+        for name in ("beta", "kl_warmup"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+                raise InputError(f"Got {name} = {value!r}, expected a number from 0.")
         if not isinstance(self.channels_last, bool):
             raise InputError(f"Got channels_last = {self.channels_last!r}, expected True or False.")
         for name, choices in (("precision", PRECISIONS), ("device", DEVICES)):

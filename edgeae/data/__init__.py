@@ -2,5 +2,6 @@
 
 from edgeae.data.images import ImageSet, entropy_floor, padding, prepare
 from edgeae.data.load import DATA_SETS, load_images
+from edgeae.data.pictures import PictureOptions
 
-__all__ = ["DATA_SETS", "ImageSet", "entropy_floor", "load_images", "padding", "prepare"]
+__all__ = ["DATA_SETS", "ImageSet", "PictureOptions", "entropy_floor", "load_images", "padding", "prepare"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+_CHUNK = 4096  # images at a time: the set may be a file larger than the memory
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class ImageSet:
     test_labels: Labels
     """int64 [m], indices into `class_names`."""
     class_names: tuple[str, ...]
+    resize: Mapping[str, object] | None = None
+    """How pictures were brought to this size: `size` [height, width], `fit`, `channels`; None where they were not."""
 
     def __post_init__(self) -> None:
         check_images(self.train_images, "train_images")
@@ -52,7 +56,8 @@ class ImageSet:
         digest = hashlib.sha256()
         for images in (self.train_images, self.test_images):
             digest.update(repr(images.shape).encode())
-            digest.update(np.ascontiguousarray(images).data)
+            for start in range(0, len(images), _CHUNK):
+                digest.update(np.ascontiguousarray(images[start : start + _CHUNK]).data)
         return digest.hexdigest()
 
     def _check_labels(self, labels: Labels, count: int, name: str) -> None:
@@ -106,13 +111,15 @@ def prepare(images: Images, image_size: int) -> Images:
         image_size: height and width of the result in pixels.
 
     Returns:
-        uint8 [n, channels, image_size, image_size]; a new array.
+        uint8 [n, channels, image_size, image_size]; the given array where it has that size already.
 
     Raises:
         InputError: the images have another dtype or number of axes, are empty, or are larger than `image_size`.
     """
     check_images(images)
     height, width = images.shape[2:]
+    if (height, width) == (image_size, image_size):
+        return images
     top, bottom, left, right = padding(height, width, image_size)
     return np.pad(images, ((0, 0), (0, 0), (top, bottom), (left, right)))
 
@@ -129,7 +136,9 @@ def entropy_floor(images: Images) -> float:
     Returns:
         Mean over all pixels of the binary entropy of pixel / 255, in nats.
     """
-    counts = np.bincount(images.ravel(), minlength=256)
+    counts = np.zeros(256, np.int64)
+    for start in range(0, len(images), _CHUNK):
+        counts += np.bincount(images[start : start + _CHUNK].ravel(), minlength=256)
     grey = np.arange(1, 255) / 255  # black and white have no entropy
     entropy = -grey * np.log(grey) - (1 - grey) * np.log1p(-grey)
     return float(counts[1:255] @ entropy / images.size)

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgeae_runtime.errors import InputError
+from edgeae_runtime.images import read_array
 
 from edgeae.data.download import cache_folder, download_fashion_mnist
 from edgeae.data.fashion_mnist import FILES, find_files, read_fashion_mnist, read_folder
 from edgeae.data.images import ImageSet
+from edgeae.data.pictures import PictureOptions, find_pictures, read_pictures, split_array
 from edgeae.data.sampled import SAMPLE_FOLDER, SAMPLE_MD5
+from edgeae.data.vision import TORCHVISION, read_torchvision
 
-DATA_SETS = ("fashion-mnist", "sample")
+DATA_SETS = ("fashion-mnist", "sample", *TORCHVISION)
 """What `load_images` knows by name."""
 
 
@@ -23,15 +26,18 @@ def load_images(
     *,
     folder: Path | None = None,
     download: bool = True,
+    pictures: PictureOptions | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> ImageSet:
     """Load a set of labelled images.
 
     Args:
-        name: `"fashion-mnist"`, `"sample"` (5,000 + 1,000 of its images, part of this package), or the path of a
-            folder that holds Fashion-MNIST's files or another set in the same four files.
+        name: `"fashion-mnist"`, `"sample"` (5,000 + 1,000 of its images, part of this package), one of torchvision's
+            (`"mnist"`, `"kmnist"`, `"cifar10"`, `"cifar100"`), or a path: of a folder that holds Fashion-MNIST's files
+            or another set in the same four files, of a folder of pictures, or of a .npy or .npz file of images.
         folder: where to look for Fashion-MNIST first; then come the cache, the Debian package's folder, the network.
         download: whether the network may be used.
+        pictures: how pictures become images, and how many are kept for testing.
         on_progress: told in words what is being done.
 
     Raises:
@@ -45,13 +51,20 @@ def load_images(
         )
     if name == "fashion-mnist":
         return _fashion_mnist(folder, download, tell)
+    if name in TORCHVISION:
+        return read_torchvision(name, download=download, tell=tell)
     path = Path(name).expanduser()
+    if path.suffix.lower() in (".npy", ".npz"):
+        return split_array(read_array(path), str(path.resolve()), path.name, pictures)
     if not path.is_dir():
         raise InputError(
-            f"Got data {name!r}, expected {' or '.join(DATA_SETS)}, or the path of a folder with IDX files."
+            f"Got data {name!r}, expected {' or '.join(DATA_SETS)}, the path of a folder of pictures or of IDX "
+            "files, or of a .npy or .npz file."
         )
     tell(f"reading {path}")
-    return read_folder(path, str(path.resolve()))
+    if find_files(path) or not find_pictures(path):
+        return read_folder(path, str(path.resolve()))
+    return read_pictures(path, pictures, tell)
 
 
 def _fashion_mnist(folder: Path | None, download: bool, tell: Callable[[str], None]) -> ImageSet:

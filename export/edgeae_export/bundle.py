@@ -45,6 +45,10 @@ class BundleContents:
     target: Target
     calibration_images: int
     preprocessing: Mapping[str, object]
+    prior: str | None
+    """`"normal"` where latents are drawn from N(0, 1), else None."""
+    bounded: bool
+    """Whether images lie in [0, 1]; otherwise their values may be any finite numbers."""
     real_images: bool
     rounding: float
     """Most that the decoder's own rounding of its pixels changes them."""
@@ -102,15 +106,17 @@ def write_bundle(contents: BundleContents, out: str | Path, *, overwrite: bool) 
 def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str, Any]:
     """The manifest as JSON. It holds no date: the same export gives the same bytes."""
     reference = contents.reference
-    observed = np.percentile(reference.latents, (1, 99), axis=0) if contents.real_images else None
+    flat = reference.latents.reshape(len(reference.latents), -1)
+    observed = np.percentile(flat, (1, 99), axis=0) if contents.real_images else None
     return {
         "format_version": FORMAT_VERSION,
-        "parts": {name: _part(name, part, files, reference) for name, part in contents.parts.items()},
+        "parts": {name: _part(name, part, files, contents) for name, part in contents.parts.items()},
         "golden": {**_file_record("golden.npz", files), "limits": _golden_limits(contents)},
         "preprocessing": dict(contents.preprocessing),
         "latent": {
-            "dim": reference.latents.shape[1],
-            "prior": None,
+            "shape": list(reference.latents.shape[1:]),
+            "dim": flat.shape[1],
+            "prior": contents.prior,
             "low": None if observed is None else observed[0].tolist(),
             "high": None if observed is None else observed[1].tolist(),
         },
@@ -126,15 +132,15 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
     }
 
 
-def _part(name: str, part: Compiled, files: Mapping[str, bytes], reference: Reference) -> dict[str, Any]:
+def _part(name: str, part: Compiled, files: Mapping[str, bytes], contents: BundleContents) -> dict[str, Any]:
     graph = part.model
     return {
         **_file_record(f"{name}.onnx", files),
         "precision": part.precision,
         "opset": next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")),
         "ir_version": graph.ir_version,
-        "inputs": _tensors(graph.graph.input, reference),
-        "outputs": _tensors(graph.graph.output, reference),
+        "inputs": _tensors(graph.graph.input, contents),
+        "outputs": _tensors(graph.graph.output, contents),
         "parameters": parameter_count(graph),
         "operators": operator_counts(graph),
         "layers": [asdict(layer) for layer in executed_layers(graph)],
@@ -171,7 +177,9 @@ def _golden_limits(contents: BundleContents) -> dict[str, dict[str, float]]:
     encoder, decoder = contents.parts["encoder"].precision, contents.parts["decoder"].precision
     both = "int8" if "int8" in (encoder, decoder) else "float32"
     precision = {"latent": encoder, "image": decoder, "reconstruction": both}
-    noise, rounding = contents.reference.noise, {"latent": 0.0}
+    if contents.reference.log_variances is not None:
+        precision["log_variance"] = encoder
+    noise, rounding = contents.reference.noise, {"latent": 0.0, "log_variance": 0.0}
     return {
         output: dict([limit_on_few(kind, noise[output], rounding.get(output, contents.rounding))])
         for output, kind in precision.items()
@@ -181,12 +189,14 @@ def _golden_limits(contents: BundleContents) -> dict[str, dict[str, float]]:
 def _golden_bytes(reference: Reference) -> bytes:
     count = GOLDEN_IMAGES
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        image=reference.images[:count],
-        latent=reference.latents[:count],
-        decoded=reference.decoded[:count],
-    )
+    arrays = {
+        "image": reference.images[:count],
+        "latent": reference.latents[:count],
+        "decoded": reference.decoded[:count],
+    }
+    if reference.log_variances is not None:
+        arrays["log_variance"] = reference.log_variances[:count]
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
@@ -194,17 +204,19 @@ def _file_record(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     return {"file": name, "sha256": hashlib.sha256(files[name]).hexdigest(), "bytes": len(files[name])}
 
 
-def _tensors(values: Iterable[ValueInfoProto], reference: Reference) -> list[dict[str, Any]]:
-    """Images are bound to [0, 1]; latents may be any finite number."""
-    ranges: dict[str, list[float] | None] = {"image": [0.0, 1.0], "latent": None}
+def _tensors(values: Iterable[ValueInfoProto], contents: BundleContents) -> list[dict[str, Any]]:
+    """Images are bound to [0, 1] unless they are signals or rows; latents may be any finite number."""
+    reference = contents.reference
+    ranges: dict[str, list[float] | None] = {"image": [0.0, 1.0] if contents.bounded else None}
     dtypes: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
-    shapes = {"image": reference.images.shape[1:], "latent": reference.latents.shape[1:]}
+    latent = reference.latents.shape[1:]
+    shapes = {"image": reference.images.shape[1:], "latent": latent, "log_variance": latent}
     return [
         {
             "name": value.name,
             "dtype": (dtype := dtypes[value.type.tensor_type.elem_type]),
             "shape": ["batch", *shapes[value.name]],
-            "range": [0.0, 255.0] if dtype == "uint8" else ranges[value.name],
+            "range": [0.0, 255.0] if dtype == "uint8" else ranges.get(value.name),
         }
         for value in values
     ]

@@ -10,7 +10,7 @@ import onnx
 from edgeae_runtime.parity import in_batches, max_abs
 from edgeae_runtime.timing import interleave
 
-from edgeae_export.graph import Float32Array, runner
+from edgeae_export.graph import Float32Array, joined_runner, runner
 from edgeae_export.plans import AS_IT_IS, Plan, fold, rewrite
 from edgeae_export.rewrites import Decision
 from edgeae_export.targets import Target
@@ -47,10 +47,10 @@ def exact_candidates(
         Candidates by name; the given graph, as it is, if no rewrite fits.
     """
     inputs = inputs[:_CHECKED]
-    expected = in_batches(runner(model), inputs)
+    expected = in_batches(joined_runner(model), inputs)
 
     def equal(graph: onnx.ModelProto) -> bool:
-        return max_abs(expected, in_batches(runner(graph), inputs)) <= tolerance
+        return max_abs(expected, in_batches(joined_runner(graph), inputs)) <= tolerance
 
     dropped: list[Decision] = []
     folded, fold_decisions = fold(model)

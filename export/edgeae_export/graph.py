@@ -37,17 +37,29 @@ def input_name(model: onnx.ModelProto) -> str:
     return str(model.graph.input[0].name)
 
 
-def runner(model: onnx.ModelProto, threads: int = 1) -> Run:
-    """A function that runs the graph on the CPU provider, with its first input, to its first output.
+def runner(model: onnx.ModelProto, threads: int = 1, output: int = 0) -> Run:
+    """A function that runs the graph on the CPU provider, with its first input, to one of its outputs.
 
     Outputs of uint8 pixels are given as float32 in [0, 1].
     """
     session = create_session(model.SerializeToString(), "cpu", threads=threads, spinning=True)
-    name, output = input_name(model), str(model.graph.output[0].name)
+    name, output_name = input_name(model), str(model.graph.output[output].name)
 
     def run(batch: Float32Array) -> Float32Array:
-        result: Float32Array = unit_scale(session.run((output,), {name: batch})[0])
+        result: Float32Array = unit_scale(session.run((output_name,), {name: batch})[0])
         return result
+
+    return run
+
+
+def joined_runner(model: onnx.ModelProto) -> Run:
+    """As `runner`, to all outputs flattened beside each other, [n, numbers]: for comparing two forms of a graph."""
+    session = create_session(model.SerializeToString(), "cpu", threads=1, spinning=True)
+    name = input_name(model)
+
+    def run(batch: Float32Array) -> Float32Array:
+        outputs = session.run(None, {name: batch})
+        return np.concatenate([unit_scale(each).reshape(len(batch), -1) for each in outputs], axis=1)
 
     return run
 

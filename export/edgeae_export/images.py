@@ -30,29 +30,33 @@ class ExportImages:
     held_out: Float32Array
     real: bool
     """Whether they are the user's images, and not noise."""
+    bounded: bool = True
+    """Whether their values lie in [0, 1]."""
 
 
 def choose_images(
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     calibration: NDArray[np.uint8] | Float32Array | None,
     held_out: NDArray[np.uint8] | Float32Array | None,
+    limits: tuple[float, float] | None = (0.0, 1.0),
 ) -> ExportImages:
     """Pick calibration and parity images, evenly spread over what is given.
 
     Without any images, seeded noise stands in: good enough to compare two float32 graphs, never for calibration.
 
     Args:
-        image_shape: channels, height, width.
+        image_shape: of one image, signal or row, as channels, height, width.
+        limits: what the values must lie in; None for any finite numbers.
         calibration: uint8 or float [n, channels, height, width], or None.
         held_out: the same; None takes the last tenth of `calibration`, which is then not calibrated on.
 
     Raises:
         InputError: a wrong shape, dtype or range, NaN, or fewer than two images.
     """
-    spec = TensorSpec("image", "float32", (None, *image_shape), (0.0, 1.0))
+    spec = TensorSpec("image", "float32", (None, *image_shape), limits)
     if calibration is None and held_out is None:
         noise = np.random.default_rng(0).random((2 * sum(BATCH_SIZES), *image_shape), dtype=np.float32)
-        return ExportImages(noise[:0], noise, real=False)
+        return ExportImages(noise[:0], noise, real=False, bounded=limits is not None)
     if calibration is not None and len(calibration) < 2:
         raise InputError(
             f"Got {len(calibration)} calibration images, expected at least two, and better some hundreds: ranges "
@@ -68,6 +72,7 @@ def choose_images(
         calibration=_pick(chosen, min(CALIBRATION_IMAGES, most), spec) if len(chosen) else _pick(held_out, 1, spec)[:0],
         held_out=_at_least(_pick(held_out, min(HELD_OUT_IMAGES, most), spec), GOLDEN_IMAGES),
         real=True,
+        bounded=limits is not None,
     )
 
 

@@ -46,15 +46,15 @@ class MaxDrop:
         number = float(match[1])
         return cls("psnr_db", number) if match[2].lower() == "db" else cls("error_rise", number / 100)
 
-    def holds(self, images: Float32Array, exact: Float32Array, measured: Float32Array) -> bool:
+    def holds(self, images: Float32Array, exact: Float32Array, measured: Float32Array, peak: float) -> bool:
         """Whether the reconstructions `measured` keep the limit, beside the images and the `exact` ones."""
         if self.metric == "psnr_db":
-            return psnr(exact, measured) >= self.limit
+            return psnr(exact, measured, peak) >= self.limit
         return reconstruction_rise(images, exact, measured) <= self.limit
 
 
 def hold_limit(
-    parts: Mapping[str, Compiled], limit: MaxDrop, images: Float32Array, target: Target
+    parts: Mapping[str, Compiled], limit: MaxDrop, images: Float32Array, target: Target, peak: float = 1.0
 ) -> dict[str, Compiled]:
     """Leave int8 layers in float, the most harmful first, until the limit holds.
 
@@ -65,6 +65,7 @@ def hold_limit(
         limit: what must hold.
         images: calibration images.
         target: the machine.
+        peak: width of the images' range.
 
     Raises:
         InputError: the limit holds only without any int8 in one of the parts.
@@ -74,7 +75,7 @@ def hold_limit(
     done = dict(parts)
 
     def holds() -> bool:
-        return limit.holds(images, exact, _reconstruct({name: part.model for name, part in done.items()}, images))
+        return limit.holds(images, exact, _reconstruct({name: part.model for name, part in done.items()}, images), peak)
 
     if holds():
         return done

@@ -27,9 +27,10 @@ def model_card(document: Mapping[str, Any]) -> str:
     """The card as Markdown, from a manifest's document."""
     shape = next(iter(document["parts"].values()))
     image = shape["inputs"][0] if shape["inputs"][0]["name"] == "image" else shape["outputs"][0]
-    channels, height, width = image["shape"][1:]
+    sizes, latent = (" x ".join(map(str, shape)) for shape in (image["shape"][1:], document["latent"]["shape"]))
+    kind = "Variational autoencoder" if document["latent"]["prior"] else "Autoencoder"
     sections = [
-        f"# Autoencoder: {channels} x {height} x {width} images, {document['latent']['dim']}-number latents",
+        f"# {kind}: images of {sizes}, latents of {latent}",
         "This folder is an edgeae bundle. Everything below was measured when it was exported; the same figures stand "
         "in `manifest.json`.",
         _parts(document),
@@ -55,7 +56,9 @@ def _parts(document: Mapping[str, Any]) -> str:
 
 def _inputs(document: Mapping[str, Any]) -> str:
     preprocessing = document["preprocessing"]
-    lines = ["## What goes in", "", "- images: float32 in [0, 1], or uint8, which is divided by 255"]
+    bounded = preprocessing["model_range"]["bounded"]
+    images = "images: float32 in [0, 1], or uint8, which is divided by 255" if bounded else "finite float32 of any size"
+    lines = ["## What goes in", "", f"- {images}"]
     if preprocessing.get("source_size"):
         height, width = preprocessing["source_size"]
         lines.append(

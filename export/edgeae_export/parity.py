@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,11 @@ class Reference:
     decoded: Float32Array
     """The decoder's outputs for `latents`, which is also the round trip's."""
     noise: dict[str, float]
-    """Noise floor per output: `latent`, `image`, `reconstruction`."""
+    """Noise floor per output: `latent`, `image`, `reconstruction`, and `log_variance` where there is one."""
+    log_variances: Float32Array | None = None
+    """The second output of a variational encoder for `images`."""
+    image_peak: float = 1.0
+    """Width of the images' range, the peak of their PSNR."""
 
     @property
     def latent_peak(self) -> float:
@@ -60,34 +64,56 @@ class Reference:
 
 
 def torch_runner(module: nn.Module, dtype: torch.dtype = torch.float32, batch: int = 256) -> Run:
-    """A numpy-to-numpy function that runs a module in inference mode, in batches, in a given precision."""
+    """A numpy-to-numpy function that runs a module in inference mode, in batches, to its first output."""
+    run = torch_outputs(module, dtype, batch)
+    return lambda inputs: run(inputs)[0]
+
+
+def torch_outputs(
+    module: nn.Module, dtype: torch.dtype = torch.float32, batch: int = 256
+) -> Callable[[Float32Array], tuple[Float32Array, ...]]:
+    """As `torch_runner`, to every output of a module that returns one tensor or a tuple of them."""
     module = copy.deepcopy(module).to(dtype).eval()
 
-    def run(inputs: Float32Array) -> Float32Array:
+    def run(inputs: Float32Array) -> tuple[Float32Array, ...]:
         with torch.inference_mode():
-            outputs = [module(chunk.to(dtype)).numpy() for chunk in torch.split(torch.from_numpy(inputs), batch)]
-        return np.concatenate(outputs)
+            outputs = [module(chunk.to(dtype)) for chunk in torch.split(torch.from_numpy(inputs), batch)]
+        rows = [each if isinstance(each, tuple) else (each,) for each in outputs]
+        return tuple(np.concatenate([part.numpy() for part in parts]) for parts in zip(*rows, strict=True))
 
     return run
 
 
-def make_reference(encoder: nn.Module, decoder: nn.Module, images: Float32Array) -> Reference:
-    """Run the torch modules in float32 and float64 on real images."""
-    encode, decode = torch_runner(encoder), torch_runner(decoder)
-    encode64, decode64 = torch_runner(encoder, torch.float64), torch_runner(decoder, torch.float64)
-    latents = encode(images)
+def make_reference(
+    encoder: nn.Module, decoder: nn.Module, images: Float32Array, image_peak: float | None = 1.0
+) -> Reference:
+    """Run the torch modules in float32 and float64 on real images.
+
+    Args:
+        encoder: to the latent, or to the latent and its log-variance.
+        decoder: back.
+        images: float32 [n, …].
+        image_peak: width of the images' range; None takes that of the decoder's outputs.
+    """
+    decode, decode64 = torch_runner(decoder), torch_runner(decoder, torch.float64)
+    latents, *further = torch_outputs(encoder)(images)
     decoded = decode(latents)
     few = slice(NOISE_IMAGES)
-    latents64 = encode64(images[few])
+    latents64, *further64 = torch_outputs(encoder, torch.float64)(images[few])
+    noise = {
+        "latent": _floor(latents64, latents[few]),
+        "image": _floor(decode64(latents[few]), decoded[few]),
+        "reconstruction": _floor(decode64(latents64), decoded[few]),
+    }
+    if further:
+        noise["log_variance"] = _floor(further64[0], further[0][few])
     return Reference(
         images=images,
         latents=latents,
         decoded=decoded,
-        noise={
-            "latent": _floor(latents64, latents[few]),
-            "image": _floor(decode64(latents[few]), decoded[few]),
-            "reconstruction": _floor(decode64(latents64), decoded[few]),
-        },
+        noise=noise,
+        log_variances=further[0] if further else None,
+        image_peak=image_peak if image_peak is not None else max(float(np.ptp(decoded)), 1e-12),
     )
 
 
@@ -97,7 +123,12 @@ def _floor(exact: Float32Array, measured: Float32Array) -> float:
 
 
 def check_parity(
-    reference: Reference, encode: Run, decode: Run, precision: Mapping[str, str], rounding: float = 0.0
+    reference: Reference,
+    encode: Run,
+    decode: Run,
+    precision: Mapping[str, str],
+    rounding: float = 0.0,
+    encode_log_variance: Run | None = None,
 ) -> list[Check]:
     """Check the encoder, the decoder and the round trip in batches of 1, 2, 3 and 7, and int8 on the whole set too.
 
@@ -107,20 +138,25 @@ def check_parity(
         decode: the decoder's graph as a function.
         precision: `float32` or `int8` of `encoder` and `decoder`.
         rounding: most that the decoder's own rounding of its pixels changes them.
+        encode_log_variance: the encoder's graph as a function to its second output, where there is one.
 
     Returns:
         The checks, in the order to print them.
     """
     both = "int8" if "int8" in precision.values() else "float32"
-    outputs = (
+    outputs = [
         ("encoder latent", "latent", reference.images, encode, reference.latents, precision["encoder"]),
         ("decoder image", "image", reference.latents, decode, reference.decoded, precision["decoder"]),
         ("round trip", "reconstruction", reference.images, _chain(encode, decode), reference.decoded, both),
-    )
+    ]
+    if encode_log_variance is not None and reference.log_variances is not None:
+        title, expected = "encoder log-variance", reference.log_variances
+        outputs.append((title, "log_variance", reference.images, encode_log_variance, expected, precision["encoder"]))
     checks = []
     for title, key, inputs, run, expected, kind in outputs:
-        metric, limit = limit_on_few(kind, reference.noise[key], 0.0 if key == "latent" else rounding)
-        peak = reference.latent_peak if key == "latent" else 1.0
+        encoded = key in ("latent", "log_variance")
+        metric, limit = limit_on_few(kind, reference.noise[key], 0.0 if encoded else rounding)
+        peak = float(np.ptp(expected)) if encoded else reference.image_peak
         start = 0
         for size in BATCH_SIZES:
             rows_now = slice(start, start + size)

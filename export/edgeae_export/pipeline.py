@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 import torch
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.manifest import PARTS, Manifest
-from edgeae_runtime.parity import Check, mse, psnr, require
+from edgeae_runtime.parity import BATCH_SIZES, Check, mse, psnr, require
 from numpy.typing import NDArray
 from torch import nn
 
+from edgeae_export.adapters import Half, adapt, known_shape
 from edgeae_export.bundle import BundleContents, check_target, write_bundle
 from edgeae_export.compiler import Compiled, compile_float32, compile_int8
 from edgeae_export.graph import Float32Array, operator_counts, runner
@@ -34,32 +35,28 @@ from edgeae_export.plans import AS_IT_IS
 from edgeae_export.simplify import SimplifyReport, simplify
 from edgeae_export.targets import Target, choose_target
 from edgeae_export.trace import trace
+from edgeae_export.value_range import ValueRange
 from edgeae_export.verdict import Comparison, compare_with_float, verdict
 
 QUANTIZE = ("none", "int8")
 MAX_PSNR_DB = 200.0
 """What a PSNR without any difference is written as: JSON has no infinity."""
-_NAMES = {"encoder": ("image", "latent"), "decoder": ("latent", "image")}
 
 
 class ExportableAutoencoder(Protocol):
-    """What the exporter needs to know of a trained autoencoder; `edgeae.load_checkpoint` returns one."""
+    """An autoencoder that brings its own shapes; `edgeae.load_checkpoint` returns one."""
 
     @property
     def encoder(self) -> nn.Module:
-        """Eval mode; float32 [batch, channels, height, width] in [0, 1] -> [batch, latent_dim]."""
+        """Eval mode; float32 [batch, channels, height, width] in [0, 1] -> the latent, or its mean and log-variance."""
 
     @property
     def decoder(self) -> nn.Module:
-        """Eval mode; float32 [batch, latent_dim] -> [batch, channels, height, width] in [0, 1]."""
+        """Eval mode; the latent -> [batch, channels, height, width] in [0, 1]."""
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, ...]:
         """Channels, height, width."""
-
-    @property
-    def latent_dim(self) -> int:
-        """Numbers in a latent."""
 
     @property
     def preprocessing(self) -> Mapping[str, object]:
@@ -106,7 +103,7 @@ class ExportReport:
 
 
 def export(
-    model: ExportableAutoencoder,
+    model: ExportableAutoencoder | nn.Module | tuple[nn.Module, nn.Module],
     out: str | Path,
     *,
     quantize: str = "none",
@@ -116,6 +113,12 @@ def export(
     quantize_parts: Sequence[str] = PARTS,
     max_drop: str | None = None,
     pixels: str = "float32",
+    image_shape: Sequence[int] | None = None,
+    encoder: Half = None,
+    decoder: Half = None,
+    outputs: Sequence[str] | None = None,
+    decoder_arguments: Mapping[str, Any] | None = None,
+    value_range: ValueRange | None = None,
     rewrites: bool = True,
     overwrite: bool = False,
     on_stage: Callable[[str], None] | None = None,
@@ -123,10 +126,12 @@ def export(
     """Export an autoencoder as a bundle; it is written only if it computes what torch does.
 
     Args:
-        model: encoder, decoder and the shapes between them.
+        model: a torch module with encode and decode methods or encoder and decoder submodules, a pair of modules, or
+            an object that also brings its shapes. Eval mode; it is copied, not changed.
         out: the bundle's folder.
         quantize: `"none"` or `"int8"`.
         calibration: real training images, uint8 or float in [0, 1], [n, channels, height, width]; required for int8.
+            Signals and rows are floating point, [n, …], of any finite values.
         held_out: real images that training did not see, to measure parity on.
         target: the machine to compile for, one of `TARGETS`. `host` is this one, with candidates timed; any other gives
             the same bytes every time.
@@ -134,12 +139,15 @@ def export(
         max_drop: what int8 may cost, as `"45dB"` (PSNR of the reconstructions against float32) or `"0.05%"` (rise of
             the reconstruction error); the layers that hurt most stay in float until it holds.
         pixels: what the decoder gives, `"float32"` in [0, 1] or `"uint8"`.
+        image_shape, encoder, decoder, outputs, decoder_arguments: see `edgeae_export.adapters.adapt`.
+        value_range: what the model's own images look like, where that is not [0, 1]: the bundle's are.
         rewrites: False leaves the float32 graphs as torch and onnxsim make them, to compare with.
         overwrite: whether an existing bundle at `out` may be replaced.
         on_stage: told the name of each stage when it begins.
 
     Raises:
-        InputError: an argument cannot be used, or torch cannot trace a module, or nothing would run in int8.
+        InputError: an argument cannot be used; a half cannot be found, is random or in training mode; torch cannot
+            trace it, or freezes its batch; or nothing would run in int8.
         ParityError: an exported graph does not compute what torch does; nothing was written.
     """
     tell = on_stage or (lambda stage: None)
@@ -147,18 +155,40 @@ def export(
     _check_arguments(quantize, calibration, quantize_parts, pixels, rewrites)
     limit = MaxDrop.parse(max_drop) if max_drop is not None else None
     check_target(out, overwrite=overwrite)
-    images = choose_images(model.image_shape, calibration, held_out)
+    shape = known_shape(model, image_shape, calibration if held_out is None else held_out)
+    value_range = value_range or ValueRange.default(shape)
+    images = choose_images(shape, calibration, held_out, (0.0, 1.0) if value_range.bounded else None)
+    adapted = adapt(
+        model,
+        images.held_out if images.real else None,
+        image_shape=shape,
+        encoder=encoder,
+        decoder=decoder,
+        outputs=outputs,
+        decoder_arguments=decoder_arguments,
+        value_range=value_range,
+    )
+    if pixels == "uint8" and not value_range.bounded:
+        raise InputError("Got pixels='uint8' for a model of signals or rows, expected one of pictures in [0, 1].")
 
     tell("measure torch's own noise floor")
-    modules = {"encoder": model.encoder, "decoder": model.decoder}
-    reference = make_reference(modules["encoder"], modules["decoder"], images.held_out)
+    modules = {"encoder": adapted.encoder, "decoder": adapted.decoder}
+    reference = make_reference(
+        modules["encoder"], modules["decoder"], images.held_out, 1.0 if value_range.bounded else None
+    )
+    names = {"encoder": ("image", ["latent"]), "decoder": ("latent", ["image"])}
+    if reference.log_variances is not None:
+        names["encoder"][1].append("log_variance")
     inputs = {"encoder": reference.images, "decoder": reference.latents}
-    noise = {"encoder": reference.noise["latent"], "decoder": reference.noise["image"]}
+    noise = {
+        "encoder": max(reference.noise["latent"], reference.noise.get("log_variance", 0.0)),
+        "decoder": reference.noise["image"],
+    }
 
     parts: dict[str, PartReport] = {}
     for name in PARTS:
         tell(f"trace and simplify the {name}")
-        traced = trace(modules[name], torch.from_numpy(inputs[name][:2]), *_NAMES[name])
+        traced = trace(modules[name], torch.from_numpy(inputs[name][: BATCH_SIZES[-1]]), *names[name])
         simplified, simplification = simplify(traced, inputs[name][:13], noise[name])
         float32 = Compiled(simplified, AS_IT_IS.name, [])
         if rewrites:
@@ -170,9 +200,9 @@ def export(
         parts = _quantized(parts, quantize_parts, images, noise, machine, limit, tell)
     rounding = 0.0
     if pixels == "uint8":
-        decoder, rounding = parts["decoder"], HALF_STEP
-        compiled = replace(decoder.compiled, model=emit_uint8(decoder.model))
-        parts["decoder"] = replace(decoder, compiled=compiled)
+        part, rounding = parts["decoder"], HALF_STEP
+        compiled = replace(part.compiled, model=emit_uint8(part.model))
+        parts["decoder"] = replace(part, compiled=compiled)
 
     tell("check parity with torch")
     graphs = {name: part.model for name, part in parts.items()}
@@ -188,7 +218,9 @@ def export(
         quality=quality,
         target=machine,
         calibration_images=len(images.calibration) if quantize == "int8" else 0,
-        preprocessing=model.preprocessing,
+        preprocessing={**adapted.preprocessing, "model_range": value_range.as_document()},
+        prior=adapted.prior,
+        bounded=value_range.bounded,
         real_images=images.real,
         rounding=rounding,
     )
@@ -223,7 +255,8 @@ def _quantized(
         compiled[name] = compile_int8(parts[name].simplified, inputs[name], NOISE_FACTOR * noise[name], machine)
     if limit is not None:
         tell("leave layers in float until --max-drop holds")
-        compiled = hold_limit(compiled, limit, images.calibration, machine)
+        peak = 1.0 if images.bounded else float(np.ptp(images.calibration))
+        compiled = hold_limit(compiled, limit, images.calibration, machine, peak)
     return {name: replace(part, compiled=compiled[name]) for name, part in parts.items()}
 
 
@@ -232,12 +265,15 @@ def _checked(
 ) -> tuple[list[Check], dict[str, float]]:
     """The checks, and the figures of quality that the bundle quotes."""
     encode, decode = runner(graphs["encoder"]), runner(graphs["decoder"])
-    checks = check_parity(reference, encode, decode, precision, rounding)
+    second = runner(graphs["encoder"], output=1) if reference.log_variances is not None else None
+    checks = check_parity(reference, encode, decode, precision, rounding, second)
     decoded = in_large_batches(lambda images: decode(encode(images)), reference.images)
     latents = in_large_batches(encode, reference.images)
     spread = float(np.mean(np.ptp(reference.latents, axis=0)))
     return checks, {
-        "decoder_psnr_db": min(psnr(reference.decoded, in_large_batches(decode, reference.latents)), MAX_PSNR_DB),
+        "decoder_psnr_db": min(
+            psnr(reference.decoded, in_large_batches(decode, reference.latents), reference.image_peak), MAX_PSNR_DB
+        ),
         "latent_error": float(np.mean(np.abs(latents - reference.latents))) / max(spread, 1e-12),
         "reconstruction_mse_torch": mse(reference.images, reference.decoded),
         "reconstruction_mse": mse(reference.images, decoded),

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from edgeae_runtime.parity import in_batches, max_abs
 
-from edgeae_export.graph import Float32Array, check_self_contained, clean, operator_counts, runner
+from edgeae_export.graph import Float32Array, check_self_contained, clean, joined_runner, operator_counts
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def simplify(model: onnx.ModelProto, inputs: Float32Array, tolerance: float) -> 
     candidate, notice = _simplified(model)
     difference = 0.0
     if not notice:
-        difference = max_abs(in_batches(runner(model), inputs), in_batches(runner(candidate), inputs))
+        difference = max_abs(in_batches(joined_runner(model), inputs), in_batches(joined_runner(candidate), inputs))
         if not difference <= tolerance:
             notice = f"it changed the outputs by {difference:.2e}, more than {tolerance:.2e}"
     kept = model if notice else candidate

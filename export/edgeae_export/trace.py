@@ -6,46 +6,56 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx
 import torch
 from edgeae_runtime.errors import InputError
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from edgeae_export.graph import OPSET, check_self_contained, clean
+from edgeae_export.graph import OPSET, Float32Array, check_self_contained, clean, runner
+
+RANDOM_OPERATORS = (
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+)
 
 
-def trace(module: nn.Module, example: Tensor, input_name: str, output_name: str) -> onnx.ModelProto:
-    """Trace a module with one input and one output.
+def trace(module: nn.Module, example: Tensor, input_name: str, output_names: Sequence[str]) -> onnx.ModelProto:
+    """Trace a module with one input.
 
     Args:
         module: in eval mode, float32, on the CPU.
-        example: an input of any batch from 2, [batch, …]; its values do not matter.
+        example: inputs, [batch, …], at least three; two are traced with, and other batches are tried on the graph.
         input_name: what the graph's input is called.
-        output_name: what its output is called.
+        output_names: what its outputs are called.
 
     Returns:
         A single-file model of `OPSET` and `IR_VERSION` whose batch axis is dynamic.
 
     Raises:
-        InputError: torch cannot trace the module, or froze its batch axis.
+        InputError: torch cannot trace the module, froze its batch axis, or the graph draws random numbers.
     """
     batch = torch.export.Dim("batch", min=1)
     with _quiet():
         try:
             program = torch.onnx.export(
                 module,
-                (example,),
+                (example[:2],),
                 input_names=[input_name],
-                output_names=[output_name],
+                output_names=list(output_names),
                 dynamic_shapes=({0: batch},),
                 opset_version=OPSET,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
             )
-        except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
+        except Exception as error:  # torch's exporter and the user's own code raise anything
             raise InputError(
                 f"torch cannot trace {type(module).__name__} into one graph: {_first_lines(error)} Expected a module "
                 "without control flow that depends on values, and without a fixed batch size."
@@ -56,7 +66,39 @@ def trace(module: nn.Module, example: Tensor, input_name: str, output_name: str)
     _name_batch(model)
     onnx.checker.check_model(model, full_check=True)
     check_self_contained(model)
+    _refuse_randomness(model)
+    _try_batches(model, example.numpy())
     return model
+
+
+def _refuse_randomness(model: onnx.ModelProto) -> None:
+    """A graph that draws numbers gives other outputs on each call and provider, and no parity can hold."""
+    for node in model.graph.node:
+        if node.op_type in RANDOM_OPERATORS or (node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]):
+            raise InputError(
+                f"The graph draws random numbers ({node.op_type}, at {node.name}). Return the mean instead of a "
+                "sample, call model.eval(), and take functional dropout out of eval mode "
+                "(F.dropout(x, training=self.training)). The runtime samples by itself."
+            )
+
+
+def _try_batches(model: onnx.ModelProto, inputs: Float32Array) -> None:
+    """Run other batch sizes than the traced one: a number written into a reshape may hide from the axis's name."""
+    outputs = range(len(model.graph.output))
+    for count in {1, min(3, len(inputs)), len(inputs)}:
+        for index in outputs:
+            try:
+                found = len(runner(model, output=index)(inputs[:count]))
+            except Exception as error:  # ONNX Runtime raises many types
+                raise InputError(
+                    f"The graph fails on a batch of {count}, though it was traced with 2: {_first_lines(error)} "
+                    "Expected a module that takes any batch: look for a reshape with the batch size as a number."
+                ) from error
+            if found != count:
+                raise InputError(
+                    f"The graph gives {found} outputs for a batch of {count}: the trace froze an axis. Look for a "
+                    "reshape with the batch size written as a number."
+                )
 
 
 def _name_batch(model: onnx.ModelProto) -> None:
@@ -81,12 +123,15 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    validating = Distribution._validate_args
+    Distribution.set_default_validate_args(False)  # its checks branch on values, which no trace can follow
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
             logger.setLevel(level)
+            Distribution.set_default_validate_args(validating)
 
 
 def _first_lines(error: Exception) -> str:

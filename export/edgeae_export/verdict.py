@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from edgeae_runtime.timing import Difference, difference, interleave
+from edgeae_runtime.timing import MIN_ROUNDS, Difference, difference, interleave
 
 from edgeae_export.graph import Float32Array, runner
 
@@ -40,7 +40,7 @@ def compare_with_float(
     runs = {"float32": runner(float32), "exported": runner(exported)}
     runs["again"] = runs["exported"]
     calls = {name: (lambda run=run: run(one)) for name, run in runs.items()}
-    timed = interleave(calls, seconds_per_turn=0.03)
+    timed = interleave(calls, rounds=MIN_ROUNDS, seconds_per_turn=0.03)
     pair = abs(timed["again"].median_us / timed["exported"].median_us - 1)
     return Comparison(
         part,

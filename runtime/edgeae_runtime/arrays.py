@@ -20,52 +20,57 @@ def as_images(images: object, spec: TensorSpec) -> tuple[Float32Array, bool]:
     """Images as a batch the encoder takes, and whether a single image was given.
 
     Args:
-        images: [n, channels, height, width], [channels, height, width], or for one channel [height, width].
-            uint8 is divided by 255; floating point must lie in the input's range already.
+        images: a batch [n, …] of the input's shape, or one image without the batch's axis, also without that of a
+            single channel, as [height, width]. uint8 is divided by 255 where the input's range is [0, 1]; floating
+            point must lie in the range already.
         spec: the encoder's input.
 
     Returns:
-        float32 [n, channels, height, width], C-contiguous: the caller's own memory where it already was all that.
+        float32 [n, …], C-contiguous: the caller's own memory where it already was all that.
 
     Raises:
         InputError: a wrong type, shape or dtype, a value outside the range, NaN, or no image at all.
     """
-    channels, height, width = (int(n) for n in spec.shape[1:] if n is not None)
+    shape = spec.shape[1:]
     array = _as_array(images, "images")
-    given = array.shape
-    single = array.ndim < 4
-    if array.ndim == 2 and channels == 1:
-        array = array[None]
-    if array.ndim == 3:
-        array = array[None]
-    if array.ndim != 4 or array.shape[1:] != (channels, height, width):
-        alone = f" or [{height}, {width}]" if channels == 1 else ""
-        raise InputError(
-            f"Got images of shape {list(given)}, expected [n, {channels}, {height}, {width}], "
-            f"[{channels}, {height}, {width}]{alone}. Resize or pad them to {height}x{width} first."
-        )
-    if array.dtype == np.uint8:
+    single = array.ndim <= len(shape)
+    if array.shape[1:] != shape:
+        array = _one_image(array, shape)
+    if array.dtype == np.uint8 and spec.range == (0.0, 1.0):
         return _not_empty(np.divide(array, np.float32(255), dtype=np.float32), "image"), single
     return _checked(array, spec, "image", "uint8 pixels in 0..255, or floating point"), single
+
+
+def _one_image(array: NDArray[Any], shape: tuple[int | None, ...]) -> NDArray[Any]:
+    """A single image as a batch of one."""
+    if array.shape == shape:
+        return array[None]
+    if len(shape) > 1 and shape[0] == 1 and array.shape == shape[1:]:
+        return array[None, None]
+    sizes = ", ".join(map(str, shape))
+    alone = f" or [{', '.join(map(str, shape[1:]))}]" if len(shape) > 1 and shape[0] == 1 else ""
+    picture = f" Resize or pad them to {shape[1]}x{shape[2]} first." if len(shape) == 3 else ""
+    raise InputError(f"Got images of shape {list(array.shape)}, expected [n, {sizes}], [{sizes}]{alone}.{picture}")
 
 
 def as_latents(latents: object, spec: TensorSpec) -> tuple[Float32Array, bool]:
     """Latents as a batch the decoder takes, and whether a single latent was given.
 
     Args:
-        latents: floating point [n, latent_dim] or [latent_dim], finite.
+        latents: floating point [n, …] of the latent's shape, or one without the batch's axis; finite.
         spec: the decoder's input.
 
     Raises:
         InputError: a wrong type, shape or dtype, NaN or infinity, or no latent at all.
     """
-    dim = spec.shape[1]
+    shape = spec.shape[1:]
     array = _as_array(latents, "latents")
-    single = array.ndim == 1
+    single = array.shape == shape
     if single:
         array = array[None]
-    if array.ndim != 2 or array.shape[1] != dim:
-        raise InputError(f"Got latents of shape {list(array.shape)}, expected [n, {dim}] or [{dim}].")
+    if array.shape[1:] != shape or array.ndim == 0:
+        sizes = ", ".join(map(str, shape))
+        raise InputError(f"Got latents of shape {list(array.shape)}, expected [n, {sizes}] or [{sizes}].")
     return _checked(array, spec, "latent", "floating point"), single
 
 

@@ -127,10 +127,12 @@ class Autoencoder:
         Args:
             images: uint8 0..255 or floating point 0..1; [n, channels, height, width], [channels, height, width],
                 or [height, width] where there is one channel. Any number: they are run in chunks of bounded memory.
-            out: float32 [n, latent_dim], C-contiguous, to write the latents into.
+                A model of signals or rows takes [n, …] floating point of its own shape.
+            out: float32, C-contiguous, of the result's shape, to write the latents into.
 
         Returns:
-            float32 [n, latent_dim]; [latent_dim] for a single image.
+            float32 [n, *latent shape], as [n, latent_dim]; without the first axis for a single image. Of a variational
+            autoencoder, the mean.
 
         Raises:
             InputError: a wrong shape, dtype or range, NaN, or an empty batch.
@@ -140,11 +142,53 @@ class Autoencoder:
         latents: Float32Array = encoder(batch, out)
         return latents[0] if single else latents
 
+    def encode_distribution(self, images: object) -> tuple[Float32Array, Float32Array]:
+        """Mean and log-variance of each image's latent: what a variational encoder gives.
+
+        Args:
+            images: as for `encode`.
+
+        Returns:
+            Two arrays of the shape that `encode` gives. The standard deviation is `exp(log_variance / 2)`.
+
+        Raises:
+            InputError: as `encode`, or the autoencoder is not variational.
+        """
+        encoder = self._part("encoder")
+        if len(encoder.spec.outputs) != 2:
+            raise InputError(
+                "This bundle's encoder gives one latent per image and no distribution: it is not variational. "
+                "Use encode, or export a variational autoencoder."
+            )
+        batch, single = as_images(images, encoder.spec.input)
+        mean, log_variance = encoder.distribution(batch)
+        return (mean[0], log_variance[0]) if single else (mean, log_variance)
+
+    def encode_sample(self, images: object, seed: int | None = None) -> Float32Array:
+        """One latent per image, drawn from its distribution: mean + exp(log_variance / 2) * noise.
+
+        The noise is numpy's PCG64, so that a seed gives the same on every provider.
+
+        Args:
+            images: as for `encode`.
+            seed: of the noise.
+
+        Returns:
+            As `encode`.
+
+        Raises:
+            InputError: as `encode_distribution`.
+        """
+        mean, log_variance = self.encode_distribution(images)
+        noise = np.random.default_rng(seed).standard_normal(mean.shape, np.float32)
+        drawn: Float32Array = (mean + np.exp(log_variance / 2) * noise).astype(np.float32, copy=False)
+        return drawn
+
     def decode(self, latents: object, *, out: Images | None = None) -> Images:
         """Images of latents.
 
         Args:
-            latents: finite floating point, [n, latent_dim] or [latent_dim]; any number, as in `encode`.
+            latents: finite floating point, [n, *latent shape] or one latent; any number, as in `encode`.
             out: an array of the result's shape and dtype, C-contiguous, to write the images into.
 
         Returns:
@@ -190,32 +234,34 @@ class Autoencoder:
                 yield pending.result()
 
     def sample_latents(self, count: int, seed: int | None = None) -> Float32Array:
-        """Latents to generate from: uniform over the box where 98 % of real images lie, per coordinate.
+        """Latents to generate from: drawn from the prior N(0, 1) of a variational autoencoder.
 
-        A plain autoencoder has no prior; the box is what *Generative Deep Learning* (chapter 3) samples from.
+        A plain autoencoder has no prior: uniform over the box where 98 % of real images lie, per coordinate, which is
+        what *Generative Deep Learning* (chapter 3) samples from.
 
         Args:
             count: how many, from 1.
             seed: of numpy's PCG64; the same seed gives the same latents on every machine and provider.
 
         Returns:
-            float32 [count, latent_dim].
+            float32 [count, *latent shape].
 
         Raises:
             InputError: `count` is not positive.
-            BundleError: the bundle was exported without real images, so no range was observed.
+            BundleError: a plain autoencoder was exported without real images, so no range was observed.
         """
         if count < 1:
             raise InputError(f"Got a count of {count}, expected a whole number from 1.")
-        latent = self.manifest.latent
+        latent, generator = self.manifest.latent, np.random.default_rng(seed)
+        if latent.prior == "normal":
+            return generator.standard_normal((count, *latent.shape), np.float32)
         if latent.low is None or latent.high is None:
             raise BundleError(
                 "This bundle records no observed latent range, because it was exported without real images. "
                 "Export it again with calibration images, or decode latents of your own."
             )
-        generator = np.random.default_rng(seed)
         box = generator.uniform(latent.low, latent.high, size=(count, latent.dim))
-        return box.astype(np.float32)
+        return box.astype(np.float32).reshape(count, *latent.shape)
 
     def sample(self, count: int, seed: int | None = None) -> Images:
         """New images, `decode(sample_latents(count, seed))`: [count, channels, height, width]."""
@@ -225,7 +271,7 @@ class Autoencoder:
         """Images along the straight line from `a` to `b` in the latent space, both ends included.
 
         Args:
-            a: one image, as `encode` takes it, or one latent [latent_dim].
+            a: one image, as `encode` takes it, or one latent, as `encode` gives it.
             b: the same.
             steps: how many images, from 2.
 
@@ -238,17 +284,18 @@ class Autoencoder:
         if steps < 2:
             raise InputError(f"Got {steps} steps, expected a whole number from 2: both ends are included.")
         start, end = self._one_latent(a), self._one_latent(b)
-        weights = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
+        weights = np.linspace(0, 1, steps, dtype=np.float32).reshape(-1, *(1 for _ in start.shape[1:]))
         return self.decode((1 - weights) * start + weights * end)
 
     def _one_latent(self, value: object) -> Float32Array:
-        array = np.asarray(value)
-        if array.ndim == 1:
+        array, shape = np.asarray(value), self.manifest.latent.shape
+        image_axes = len(self.manifest.image_shape)
+        if array.shape == shape or (array.ndim == len(shape) and array.ndim < image_axes - 1):
             latents, _ = as_latents(array, self._part("decoder").spec.input)
             return latents
-        if array.ndim == 4 and len(array) != 1:
+        if array.ndim == image_axes + 1 and len(array) != 1:
             raise InputError(f"Got {len(array)} images for one end of an interpolation, expected one image or latent.")
-        return np.atleast_2d(self.encode(array))
+        return self.encode(array).reshape(1, *shape)
 
     def _reload_after_fork(self) -> None:
         """A fork copies a session without its threads: it can neither run nor be freed, which would wait for them."""

@@ -84,7 +84,7 @@ def bench_inputs(manifest: Manifest, seed: int = 0) -> Callable[[Case], NDArray[
     generator = np.random.default_rng(seed)
 
     def inputs(case: Case) -> NDArray[np.float32]:
-        shape = (manifest.latent.dim,) if case.part == "decoder" else manifest.image_shape
+        shape = manifest.latent.shape if case.part == "decoder" else manifest.image_shape
         return generator.random((case.batch, *shape), dtype=np.float32)
 
     return inputs

@@ -32,9 +32,11 @@ class Golden:
     image: NDArray[np.float32]
     """Encoder input, [n, channels, height, width] in [0, 1]."""
     latent: NDArray[np.float32]
-    """The torch encoder's output for `image`, [n, latent_dim]; the decoder's input."""
+    """The torch encoder's output for `image`, [n, *latent shape]; the decoder's input."""
     decoded: NDArray[np.float32]
     """The torch decoder's output for `latent`, [n, channels, height, width] in [0, 1]."""
+    log_variance: NDArray[np.float32] | None = None
+    """The torch encoder's second output for `image`, of a variational autoencoder."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,15 @@ class Bundle:
             IntegrityError: they are not those that were exported.
         """
         raw = self.read(self.manifest.golden)
-        arrays = {name: _golden_array(raw, name) for name in GOLDEN_ARRAYS}
-        golden = Golden(**arrays)
-        shape, dim, count = self.manifest.image_shape, self.manifest.latent.dim, len(golden.image)
-        shapes = [golden.image.shape, golden.latent.shape, golden.decoded.shape]
-        if count == 0 or shapes != [(count, *shape), (count, dim), (count, *shape)]:
+        names = [*GOLDEN_ARRAYS, "log_variance"] if self.manifest.variational else GOLDEN_ARRAYS
+        golden = Golden(**{name: _golden_array(raw, name) for name in names})
+        shape, latent, count = self.manifest.image_shape, self.manifest.latent.shape, len(golden.image)
+        arrays = [golden.image, golden.decoded, golden.latent]
+        shapes = [array.shape for array in (*arrays, golden.log_variance) if array is not None]
+        if count == 0 or shapes != [(count, *shape)] * 2 + [(count, *latent)] * (len(shapes) - 2):
             raise BundleError(
                 f"The golden vectors of {self.path} have shapes {shapes}, expected images of {shape} and latents "
-                f"of ({dim},), the same number of each. Export the bundle again."
+                f"of {latent}, the same number of each. Export the bundle again."
             )
         return golden
 

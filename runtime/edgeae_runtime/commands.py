@@ -236,8 +236,10 @@ def _read(source: str, autoencoder: Autoencoder) -> NDArray[Any]:
 
 def _one(values: NDArray[Any], path: str, autoencoder: Autoencoder) -> NDArray[Any]:
     """A file's only image or latent, without its batch axis."""
-    if values.ndim in (2, 4) and len(values) == 1:
-        values = values[0]
-    if values.ndim in (1, 3) or values.shape == autoencoder.manifest.image_shape[1:]:
+    manifest = autoencoder.manifest
+    kinds = (manifest.image_shape, manifest.latent.shape)
+    if len(values) == 1 and values.shape[1:] in kinds:
+        values = values.reshape(values.shape[1:])
+    if values.shape in (*kinds, manifest.image_shape[1:]):
         return values
     raise InputError(f"{path} holds an array of shape {list(values.shape)}, expected one image or one latent.")

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.manifest import Preprocessing
+from edgeae_runtime.manifest import FITS, Preprocessing
 
+__all__ = ["FITS", "load_picture", "read_array", "read_images", "write_atomically", "write_output"]
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -40,11 +41,11 @@ def read_array(path: str | Path) -> NDArray[Any]:
         raise InputError(f"{path} is not a readable .npy or .npz file ({error}). Save it with numpy.save.") from error
 
 
-def read_images(path: str | Path, image_shape: tuple[int, int, int], preprocessing: Preprocessing) -> NDArray[Any]:
+def read_images(path: str | Path, image_shape: tuple[int, ...], preprocessing: Preprocessing) -> NDArray[Any]:
     """Images for `encode`: a .npy or .npz file as it is, a picture or a folder of pictures prepared as in training.
 
-    A picture is turned into the model's number of channels and, where it has the size of the training pictures,
-    padded as they were.
+    A picture is turned into the model's number of channels and, where the training pictures were, brought to its
+    size in the same way, pixel for pixel; else, where it has the size of the training pictures, padded as they were.
 
     Args:
         path: the file or folder.
@@ -133,6 +134,8 @@ def contact_sheet(images: NDArray[Any], columns: int | None = None, gap: int = 2
     Returns:
         uint8 [height, width] or [height, width, 3].
     """
+    if images.ndim != 4:
+        raise InputError(f"Arrays of shape {list(images.shape[1:])} cannot be drawn. Write them to .npy instead.")
     count, channels, height, width = images.shape
     if channels not in (1, 3):
         raise InputError(f"Images of {channels} channels cannot be drawn, expected 1 or 3. Write them to .npy instead.")
@@ -146,27 +149,52 @@ def contact_sheet(images: NDArray[Any], columns: int | None = None, gap: int = 2
     return sheet[..., 0] if channels == 1 else sheet
 
 
-def _read_picture(path: Path, image_shape: tuple[int, int, int], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    channels, height, width = image_shape
-    if channels not in (1, 3):
-        raise InputError(f"The model takes {channels} channels, so pictures cannot be read. Give a .npy file.")
+def load_picture(path: Path, image_shape: tuple[int, ...], fit: str | None) -> NDArray[np.uint8]:
+    """One picture file as uint8 [channels, height, width]; turned upright as its EXIF says, without transparency.
+
+    Args:
+        path: the file.
+        image_shape: channels (1 or 3), height, width.
+        fit: how a picture of another size is brought to this one: `crop` its middle, `pad` it with black, or `stretch`
+            it, bilinearly with antialiasing; None leaves its size, which may be another one then.
+
+    Raises:
+        InputError: the file is not a readable picture, or pillow is missing.
+    """
     pillow = _pillow()
+    from PIL import ImageOps
+
+    channels, height, width = image_shape
     try:
-        with pillow.open(path) as picture:
-            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+        with pillow.open(path) as file:
+            picture = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
+            if fit is not None and picture.size != (width, height):
+                bring = {"crop": ImageOps.fit, "pad": ImageOps.pad}.get(fit, _stretch)
+                picture = bring(picture, (width, height), method=pillow.Resampling.BILINEAR)
+            pixels = np.asarray(picture)
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
         raise InputError(f"{path} is not a readable picture ({error}). Remove it or convert it again.") from error
-    image = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-    source = preprocessing.source_size
-    if source is not None and image.shape[1:] == source:
+    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def _stretch(picture: Any, size: tuple[int, int], method: int) -> Any:  # noqa: ANN401 pillow is an extra
+    return picture.resize(size, method)
+
+
+def _read_picture(path: Path, image_shape: tuple[int, ...], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """One picture, prepared as in training."""
+    if len(image_shape) != 3 or image_shape[0] not in (1, 3):
+        raise InputError(f"The model takes arrays of shape {list(image_shape)}, not pictures. Give a .npy file.")
+    image = load_picture(path, image_shape, preprocessing.fit)
+    source, size = preprocessing.source_size, image.shape[1:]
+    if source is not None and size == source:
         top, bottom, left, right = preprocessing.pad
         image = np.pad(image, ((0, 0), (top, bottom), (left, right)))
-    if image.shape != (channels, height, width):
+    if image.shape != image_shape:
         also = f" or {source[0]}x{source[1]}, which is padded" if source else ""
-        raise InputError(
-            f"{path} is {pixels.shape[0]}x{pixels.shape[1]} pixels, expected {height}x{width}{also}. Resize it first."
-        )
-    return np.ascontiguousarray(image)
+        height, width = image_shape[1:]
+        raise InputError(f"{path} is {size[0]}x{size[1]} pixels, expected {height}x{width}{also}. Resize it first.")
+    return image
 
 
 def _pillow() -> ModuleType:

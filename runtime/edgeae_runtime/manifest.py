@@ -16,12 +16,15 @@ from typing import Any, TypeVar
 
 from edgeae_runtime.errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added latents that are feature maps, the encoder's log-variance, and images of any number of axes."""
+READABLE_VERSIONS = (1, 2)
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_MODEL_BYTES = 1 << 31  # protobuf's own limit: a larger single-file ONNX graph cannot exist
 PARTS = ("encoder", "decoder")
 PRECISIONS = ("float32", "int8")
+FITS = ("crop", "pad", "stretch")
 
 Document = dict[str, Any]  # one JSON object
 _T = TypeVar("_T")
@@ -97,19 +100,27 @@ class Preprocessing:
     """Zero pixels added at the top, bottom, left and right."""
     scale: float
     """Factor from 8-bit pixels to the input's range, 1/255."""
+    fit: str | None = None
+    """How pictures of any size are brought to the model's: `crop`, `pad` or `stretch`; None where they are not."""
 
 
 @dataclass(frozen=True)
 class LatentSpace:
     """Where the training images lie in the latent space."""
 
-    dim: int
+    shape: tuple[int, ...]
+    """Of one latent: [dim] for a vector, [channels, height, width] for a feature map."""
     prior: str | None
     """`"normal"` for a variational autoencoder, `None` for a plain one, which has no prior."""
     low: tuple[float, ...] | None
-    """Per coordinate, the 1st percentile over real images; `None` when none were seen at export."""
+    """Per coordinate in the order of memory, the 1st percentile over real images; `None` when none were seen."""
     high: tuple[float, ...] | None
     """Per coordinate, the 99th percentile."""
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a latent."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -121,16 +132,21 @@ class Manifest:
     preprocessing: Preprocessing
     latent: LatentSpace
     golden_limits: Mapping[str, Mapping[str, float]]
-    """Per output (`latent`, `image`, `reconstruction`): the metric's name and its limit on the golden vectors."""
+    """Per output (`latent`, `log_variance`, `image`, `reconstruction`): the metric's name and its limit on the golden
+    vectors."""
     document: Document = field(repr=False)
     """The whole JSON document, for what only people read: parity figures, recipe, tool versions."""
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height, width; or channels and length of a signal, or the length of a row."""
         spec = self.parts["encoder"].input if "encoder" in self.parts else self.parts["decoder"].output
-        channels, height, width = (int(n) for n in spec.shape[1:] if n is not None)
-        return channels, height, width
+        return tuple(n for n in spec.shape[1:] if n is not None)
+
+    @property
+    def variational(self) -> bool:
+        """Whether the encoder gives the log-variance beside the mean."""
+        return "encoder" in self.parts and len(self.parts["encoder"].outputs) == 2
 
 
 def parse_manifest(raw: bytes) -> Manifest:
@@ -145,10 +161,11 @@ def parse_manifest(raw: bytes) -> Manifest:
         raise _damaged(f"is not valid JSON ({error})") from error
     root = _typed(document, dict, "the document")
     version = _entry(root, "format_version", int, "the document")
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         remedy = "update edgeae-runtime" if version > FORMAT_VERSION else "export the bundle again"
         raise BundleError(
-            f"This bundle has format version {version}; this edgeae-runtime reads version {FORMAT_VERSION}. "
+            f"This bundle has format version {version}; this edgeae-runtime reads version {READABLE_VERSIONS[0]} "
+            f"to {FORMAT_VERSION}. "
             f"To use it, {remedy}."
         )
     parts = {
@@ -231,7 +248,10 @@ def _preprocessing(value: Document) -> Preprocessing:
         not isinstance(size, list) or len(size) != 2 or not all(_is_int(n) and n > 0 for n in size)
     ):
         raise _damaged(f"has {where}.source_size = {size!r}, expected [height, width] or null")
+    resize = value.get("resize")
+    fit = None if resize is None else _entry(_typed(resize, dict, f"{where}.resize"), "fit", str, f"{where}.resize")
     return Preprocessing(
+        fit=None if fit is None else _one_of(fit, FITS, f"{where}.resize.fit"),
         source_size=None if size is None else (size[0], size[1]),
         pad=(pad[0], pad[1], pad[2], pad[3]),
         scale=float(_number(value.get("scale"), f"{where}.scale")),
@@ -240,8 +260,14 @@ def _preprocessing(value: Document) -> Preprocessing:
 
 def _latent(value: Document) -> LatentSpace:
     prior = value.get("prior")
+    dim = _entry(value, "dim", int, "latent")
+    shape = value.get("shape", [dim])  # version 1 has vectors only
+    if not isinstance(shape, list) or not shape or not all(_is_int(n) and n > 0 for n in shape):
+        raise _damaged(f"has latent.shape = {shape!r}, expected whole numbers from 1")
+    if math.prod(shape) != dim:
+        raise _damaged(f"has latent.shape = {shape!r}, which is not {dim} numbers")
     return LatentSpace(
-        dim=_entry(value, "dim", int, "latent"),
+        shape=tuple(shape),
         prior=None if prior is None else _one_of(_typed(prior, str, "latent.prior"), ("normal",), "latent.prior"),
         low=_numbers(value.get("low"), "latent.low"),
         high=_numbers(value.get("high"), "latent.high"),
@@ -252,7 +278,7 @@ def _golden_limits(value: Document) -> dict[str, dict[str, float]]:
     limits: dict[str, dict[str, float]] = {}
     for output, metrics in _entry(value, "limits", dict, "golden").items():
         where = f"golden.limits.{output}"
-        _one_of(output, ("latent", "image", "reconstruction"), "golden.limits")
+        _one_of(output, ("latent", "log_variance", "image", "reconstruction"), "golden.limits")
         limits[output] = {
             _one_of(metric, ("max_abs", "psnr_db"), where): float(_number(limit, f"{where}.{metric}"))
             for metric, limit in _typed(metrics, dict, where).items()
@@ -264,25 +290,29 @@ def _golden_limits(value: Document) -> dict[str, dict[str, float]]:
 
 def _check_agreement(manifest: Manifest) -> None:
     """The parts, the latent space and the limits must describe one autoencoder."""
-    dim, parts = manifest.latent.dim, manifest.parts
+    dim, shape, parts = manifest.latent.dim, (None, *manifest.latent.shape), manifest.parts
     latents = {
         "encoder": lambda part: part.output,
         "decoder": lambda part: part.input,
     }
     for name, part in parts.items():
         latent, image = latents[name](part), part.input if name == "encoder" else part.output
-        if latent.shape != (None, dim) or len(image.shape) != 4:
+        if latent.shape != shape or len(image.shape) > 5:
             raise _damaged(
-                f"gives the {name} shapes {part.input.shape} -> {part.output.shape}, "
-                f"expected images of four axes and latents of (None, {dim})"
+                f"gives the {name} shapes {part.input.shape} -> {part.output.shape}, expected latents of {shape} and "
+                "images of two to five axes"
             )
+        most = 2 if name == "encoder" else 1
+        if len(part.outputs) > most or any(spec.shape != shape for spec in part.outputs[1:]):
+            raise _damaged(f"gives the {name} outputs other than a latent and its log-variance, or an image")
     if len(parts) == 2 and parts["encoder"].input.shape != parts["decoder"].output.shape:
         raise _damaged("gives the encoder and the decoder different image shapes")
     for bound in (manifest.latent.low, manifest.latent.high):
         if bound is not None and len(bound) != dim:
             raise _damaged(f"bounds {len(bound)} latent coordinates, expected {dim}")
-    expected = {"encoder": "latent", "decoder": "image"}
-    missing = [expected[name] for name in parts if expected[name] not in manifest.golden_limits]
+    expected = {"encoder": ["latent"], "decoder": ["image"]}
+    expected["encoder"] += ["log_variance"] if manifest.variational else []
+    missing = [output for name in parts for output in expected[name] if output not in manifest.golden_limits]
     if missing:
         raise _damaged(f"has no golden.limits for {', '.join(missing)}")
 

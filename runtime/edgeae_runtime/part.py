@@ -62,6 +62,20 @@ class LoadedPart:
             self._run_into(batch[start : start + self.chunk], out[start : start + self.chunk])
         return out
 
+    def distribution(self, batch: Float32Array) -> tuple[Float32Array, Float32Array]:
+        """Run a checked batch for both outputs of a variational encoder: mean and log-variance."""
+        names = [spec.name for spec in self.spec.outputs]
+        try:
+            with self._turn:
+                chunks = [
+                    self._session.run(names, {self._input: batch[start : start + self.chunk]})
+                    for start in range(0, len(batch), self.chunk)
+                ]
+        except Exception as error:
+            raise _failed(error) from error
+        mean, log_variance = (np.concatenate(each) for each in zip(*chunks, strict=True))
+        return mean, log_variance
+
     def _run_into(self, batch: Float32Array, target: NDArray[Any]) -> None:
         """One run whose output ONNX Runtime writes straight into `target`."""
         binding = self._session.io_binding()

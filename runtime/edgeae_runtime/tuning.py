@@ -57,7 +57,7 @@ def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
     threads: dict[str, int] = {}
     measured: dict[str, dict[str, float]] = {}
     for part in manifest.parts:
-        shape = (1, manifest.latent.dim) if part == "decoder" else (1, *manifest.image_shape)
+        shape = (1, *manifest.latent.shape) if part == "decoder" else (1, *manifest.image_shape)
         batch = np.random.default_rng(0).random(shape, dtype=np.float32)
         calls = {
             str(count): functools.partial(each.decode if part == "decoder" else each.encode, batch)

@@ -36,7 +36,7 @@ def test_an_export_is_a_verified_bundle(model, images, tmp_path, quantize):
     np.testing.assert_allclose(ae.encode(images[:7]), expected, atol=tolerance)
     assert any("parity" in stage for stage in stages)
     card = (tmp_path / "bundle" / "README.md").read_text()
-    assert "1 x 16 x 16 images" in card
+    assert "images of 1 x 16 x 16" in card
     assert f"| {precision} |" in card
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 
 def test_the_graph_is_pinned_clean_and_dynamic(model):
-    graph = trace(model.encoder, torch.zeros(2, 1, 16, 16), "image", "latent")
+    graph = trace(model.encoder, torch.zeros(2, 1, 16, 16), "image", ["latent"])
     assert graph.ir_version == IR_VERSION
     assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", OPSET)]
     assert [value.name for value in graph.graph.input] == ["image"]
@@ -27,7 +27,7 @@ def test_the_graph_is_pinned_clean_and_dynamic(model):
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7])
 def test_it_computes_what_torch_does(model, batch):
-    graph = trace(model.decoder, torch.zeros(2, 3), "latent", "image")
+    graph = trace(model.decoder, torch.zeros(2, 3), "latent", ["image"])
     latents = np.random.default_rng(batch).standard_normal((batch, 3)).astype(np.float32)
     with torch.inference_mode():
         expected = model.decoder(torch.from_numpy(latents)).numpy()
@@ -40,7 +40,7 @@ def test_a_frozen_batch_is_refused():
             return x.reshape(2, -1) * 2
 
     with pytest.raises(InputError, match="batch"):
-        trace(Frozen().eval(), torch.zeros(2, 4, 4), "image", "latent")
+        trace(Frozen().eval(), torch.zeros(2, 4, 4), "image", ["latent"])
 
 
 def test_what_cannot_be_traced_is_refused():
@@ -49,12 +49,12 @@ def test_what_cannot_be_traced_is_refused():
             return x * 2 if x.sum() > 0 else x
 
     with pytest.raises(InputError, match="cannot trace Branching"):
-        trace(Branching().eval(), torch.zeros(2, 4), "image", "latent")
+        trace(Branching().eval(), torch.zeros(2, 4), "image", ["latent"])
 
 
 def test_the_module_is_left_as_it_was(model):
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
-    trace(model.encoder, torch.zeros(2, 1, 16, 16), "image", "latent")
+    trace(model.encoder, torch.zeros(2, 1, 16, 16), "image", ["latent"])
     assert not model.encoder.training
     assert all(torch.equal(before[name], value) for name, value in model.encoder.state_dict().items())
 
@@ -62,7 +62,7 @@ def test_the_module_is_left_as_it_was(model):
 def test_external_data_and_custom_operators_are_refused(model):
     from edgeae_export.graph import check_self_contained
 
-    graph = trace(model.encoder, torch.zeros(2, 1, 16, 16), "image", "latent")
+    graph = trace(model.encoder, torch.zeros(2, 1, 16, 16), "image", ["latent"])
     custom = onnx.ModelProto()
     custom.CopyFrom(graph)
     custom.graph.node[0].domain = "my.own"

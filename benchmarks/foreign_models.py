@@ -1,0 +1,95 @@
+"""Other people's autoencoders: parity, int8 fidelity, and speed against plain ONNX Runtime float32.
+
+    python -m benchmarks.foreign_models [--json benchmarks/results/foreign_models.json]
+
+The models are those of tests/export/foreign.py, from diffusers, pythae and PyOD, trained for a moment on smooth random
+pictures. Each half is timed at batch 1 on one thread, its three forms interleaved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.metadata
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import edgeae_export
+import numpy as np
+import torch
+from edgeae_export.graph import runner
+from edgeae_runtime.bench import SCHEMA_VERSION
+from edgeae_runtime.machine import describe_machine
+from edgeae_runtime.timing import METHOD, compared, interleave
+
+from tests.export.foreign import FOREIGN, Foreign, build, pictures
+
+
+def measure(foreign: Foreign, model: torch.nn.Module, inputs: np.ndarray) -> dict[str, Any]:
+    """Export one model three times, compare and time."""
+    common = {"calibration": inputs, "value_range": foreign.value_range, **foreign.options}
+    reports = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, options in (
+            ("plain", {"rewrites": False}),
+            ("float32", {}),
+            ("int8", {"quantize": "int8"}),
+        ):
+            reports[name] = edgeae_export.export(model, Path(folder) / name, **common, **options)
+    image = inputs[:1]
+    latent = runner(reports["plain"].parts["encoder"].model)(image)
+    speed = {}
+    for part, given in (("encoder", image), ("decoder", latent)):
+        calls = {name: functools.partial(runner(report.parts[part].model), given) for name, report in reports.items()}
+        timed = interleave(calls)
+        speed[part] = {"plain_us": timed["plain"].median_us}
+        for name in ("float32", "int8"):
+            found = compared(timed["plain"], timed[name])
+            speed[part][name] = {"speed_up": round(found.ratio, 3), "real": found.real}
+    quality = reports["int8"].manifest.document["quality"]
+    parity = [check for check in reports["float32"].checks if check.metric == "max_abs"]
+    worst = max(parity, key=lambda check: check.measured / check.limit)
+    return {
+        "model": foreign.name,
+        "image": list(foreign.shape),
+        "latent": list(reports["int8"].manifest.latent.shape),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "float32_max_abs": worst.measured,
+        "float32_limit": worst.limit,
+        "int8_psnr_db": quality["decoder_psnr_db"],
+        "int8_error_rise": quality["reconstruction_error_rise"],
+        "speed": speed,
+        "kept_in_float": {name: dict(part.compiled.kept) for name, part in reports["int8"].parts.items()},
+        "in_int8": {
+            name: [sum(layer.precision == "int8" for layer in part.layers), len(part.layers)]
+            for name, part in reports["int8"].manifest.parts.items()
+        },
+    }
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "foreign_models.json")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for foreign in FOREIGN:
+        rows.append(measure(foreign, build(foreign), pictures(foreign.shape)))
+        print(json.dumps(rows[-1]["speed"]), rows[-1]["model"], f"{rows[-1]['int8_psnr_db']:.1f} dB", flush=True)
+    report = {
+        "schema": "edgeae-foreign-models",
+        "schema_version": SCHEMA_VERSION,
+        "machine": describe_machine(),
+        "method": METHOD,
+        "packages": {name: importlib.metadata.version(name) for name in ("diffusers", "pythae", "pyod")},
+        "rows": rows,
+    }
+    options.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"Wrote {options.json}")
+
+
+if __name__ == "__main__":
+    main()

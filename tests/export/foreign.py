@@ -1,0 +1,143 @@
+"""Autoencoders that were not written here, with seeded weights, trained for a moment so that they do something.
+
+Each entry of `FOREIGN` gives the model, the options of `export`, and inputs as the model takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from edgeae_export import ValueRange
+from torch import nn
+
+STEPS = 30
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """One architecture of somebody else's."""
+
+    name: str
+    build: Callable[[], Any]
+    shape: tuple[int, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    value_range: ValueRange | None = None
+
+
+def pictures(shape: tuple[int, ...], count: int = 160) -> np.ndarray:
+    """Smooth random pictures in [0, 1], or rows of correlated numbers."""
+    rng = np.random.default_rng(0)
+    if len(shape) == 1:
+        factors = rng.standard_normal((count, 3)) @ rng.standard_normal((3, shape[0]))
+        return (factors + 0.1 * rng.standard_normal((count, shape[0]))).astype(np.float32)
+    channels, height, width = shape
+    coarse = torch.from_numpy(rng.random((count, channels, 5, 5), dtype=np.float32))
+    return F.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1).numpy()
+
+
+def tiny_autoencoder() -> nn.Module:
+    """diffusers' AutoencoderTiny (TAESD's architecture)."""
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny(
+        encoder_block_out_channels=(16, 16, 16, 16), decoder_block_out_channels=(16, 16, 16, 16), latent_channels=4
+    )
+
+
+def kl_autoencoder() -> nn.Module:
+    """diffusers' AutoencoderKL (Stable Diffusion's architecture), small."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32,
+    )
+
+
+def pythae_mlp(variational: bool) -> Callable[[], nn.Module]:
+    """pythae's default nets: dense layers."""
+
+    def build() -> nn.Module:
+        from pythae.models import AE, VAE, AEConfig, VAEConfig
+
+        if variational:
+            return VAE(VAEConfig(input_dim=(1, 28, 28), latent_dim=10))
+        return AE(AEConfig(input_dim=(1, 28, 28), latent_dim=10))
+
+    return build
+
+
+def pythae_conv() -> nn.Module:
+    """pythae's convolutional nets for MNIST."""
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.nn.benchmarks.mnist import Decoder_Conv_AE_MNIST, Encoder_Conv_VAE_MNIST
+
+    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=16)
+    return VAE(config, encoder=Encoder_Conv_VAE_MNIST(config), decoder=Decoder_Conv_AE_MNIST(config))
+
+
+def pythae_resnet() -> nn.Module:
+    """pythae's residual nets for CIFAR."""
+    from pythae.models import AE, AEConfig
+    from pythae.models.nn.benchmarks.cifar import Decoder_ResNet_AE_CIFAR, Encoder_ResNet_AE_CIFAR
+
+    config = AEConfig(input_dim=(3, 32, 32), latent_dim=16)
+    return AE(config, encoder=Encoder_ResNet_AE_CIFAR(config), decoder=Decoder_ResNet_AE_CIFAR(config))
+
+
+def pyod_dense() -> nn.Module:
+    """PyOD's dense autoencoder for rows of a table."""
+    from pyod.models.auto_encoder import AutoEncoderModel
+
+    return AutoEncoderModel(feature_size=40, hidden_neuron_list=[64, 32])
+
+
+FOREIGN = (
+    Foreign("diffusers AutoencoderTiny", tiny_autoencoder, (3, 64, 64)),
+    Foreign("diffusers AutoencoderKL", kl_autoencoder, (3, 32, 32), value_range=ValueRange.between(-1, 1)),
+    Foreign("pythae AE, dense", pythae_mlp(variational=False), (1, 28, 28)),
+    Foreign("pythae VAE, dense", pythae_mlp(variational=True), (1, 28, 28)),
+    Foreign("pythae VAE, convolutional", pythae_conv, (1, 28, 28)),
+    Foreign("pythae AE, residual", pythae_resnet, (3, 32, 32)),
+    Foreign("PyOD AutoEncoder, dense", pyod_dense, (40,)),
+)
+
+
+def build(foreign: Foreign, steps: int = STEPS) -> nn.Module:
+    """The model after a few steps of training on its inputs, in eval mode."""
+    torch.manual_seed(0)
+    model = foreign.build()
+    inputs = torch.from_numpy(pictures(foreign.shape))
+    target = foreign.value_range.to_model(inputs) if foreign.value_range else inputs
+    encode, decode = (next(getattr(model, n) for n in names if hasattr(model, n)) for names in NAMES)
+    adam = torch.optim.Adam(model.parameters(), 1e-3)
+    for step in range(steps):
+        batch = target[step * 16 % 144 :][:16]
+        loss = F.mse_loss(tensor(decode(tensor(encode(batch)))), batch)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return model.eval().requires_grad_(False)
+
+
+NAMES = (("encode", "encoder"), ("decode", "decoder"))
+
+
+def tensor(output: Any) -> torch.Tensor:
+    """The latent's mean, or the image, of whatever a model returns."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if hasattr(output, "mean") and hasattr(output, "logvar"):
+        return output.mean
+    values = list(output.values()) if hasattr(output, "values") else list(output)
+    return tensor(values[0])
