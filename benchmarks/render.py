@@ -1,8 +1,9 @@
-"""Write the README's tables from the results, so that no figure is copied by hand.
+"""Write the README's tables, and the plots, from the results, so that no figure is copied by hand.
 
-    python benchmarks/render.py [--check]
+    python -m benchmarks.render [--check]
 
-Each table stands between `<!-- table NAME -->` and `<!-- end -->`; `--check` only says whether they agree.
+Each table stands between `<!-- table NAME -->` and `<!-- end -->`; `--check` only says whether they agree, and needs
+nothing but Python.
 """
 
 from __future__ import annotations
@@ -11,50 +12,120 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+OURS, STATIC = "edgeae int8", "ONNX Runtime quantize_static"
 SHOWN = {
     "torch eager": "torch eager",
-    "ONNX Runtime plain float32": "ONNX Runtime, as torch exports it",
-    "ONNX Runtime quantize_static": "ONNX Runtime's own int8 (`quantize_static`)",
-    "this project float32": "**edgeae float32**",
-    "this project int8": "**edgeae int8**",
+    "ONNX Runtime float32": "ONNX Runtime, as torch exports it",
+    STATIC: "ONNX Runtime's own int8 (`quantize_static`)",
+    "edgeae float32": "**edgeae float32**",
+    OURS: "**edgeae int8**",
 }
-
 FAITHFUL_DB = 30
-"""Below this an int8 image visibly differs; such a variant is in the results, not in the table."""
+"""Below this an int8 image visibly differs."""
+EXACT_DB = 100
+CASES = (("encoder", 1), ("encoder", 64), ("decoder", 1), ("decoder", 64), ("round-trip", 1), ("round-trip", 64))
+
+Report = dict[str, Any]
 
 
-def decoder_table(report: dict[str, Any]) -> list[str]:
-    """The default decoder on one thread at batch 1, with the best OpenVINO variant."""
-    rows = {row["variant"]: row for row in report["rows"]}
-    shown = dict(list(SHOWN.items())[:3])
-    rivals = [row for name, row in rows.items() if name.startswith("OpenVINO") and "int8" in name]
-    faithful = [row for row in rivals if row["psnr_db"] >= FAITHFUL_DB]
-    if faithful:
-        best = min(faithful, key=lambda row: row["median_us"])
-        shown[best["variant"]] = f"OpenVINO, its fastest int8 above {FAITHFUL_DB} dB"
-    shown |= dict(list(SHOWN.items())[3:])
+def latencies(report: Report, part: str, batch: int, threads: int) -> dict[str, Report]:
+    """The rows of one case by variant."""
+    wanted = (part, batch, threads)
+    rows = {row["variant"]: row for row in report["rows"] if (row["part"], row["batch"], row["threads"]) == wanted}
+    rows.pop("the same again", None)
+    return rows
+
+
+def peers_table(report: Report) -> list[str]:
+    """The decoder on one thread at batch 1: this project, what it replaces, and the best faithful rival."""
+    rows = latencies(report, "decoder", 1, 1)
+    variants = {variant["variant"]: variant for variant in report["variants"]}
+    rivals = [name for name in rows if name not in SHOWN and variants[name]["psnr_db"] >= FAITHFUL_DB]
+    best = min(rivals, key=lambda name: rows[name]["median_us"])
+    shown = dict(list(SHOWN.items())[:3]) | {best: f"{best}: the fastest peer"} | dict(list(SHOWN.items())[3:])
     lines = [
-        "| decoder, batch 1, one thread | time | speed-up | file | PSNR | reconstruction error |",
+        "| decoder, batch 1, one thread | speed-up | time | file | PSNR | reconstruction error |",
         "|---|---|---|---|---|---|",
     ]
-    slowest = rows["ONNX Runtime quantize_static"]["median_us"]
     for name, title in shown.items():
-        row = rows[name]
-        size = f"{row['bytes'] / 1000:.0f} kB" if row["bytes"] else ""
-        exact = row["psnr_db"] is None or row["psnr_db"] > 100
-        fidelity = "exact" if exact else f"{row['psnr_db']:.1f} dB"
-        rise = "" if exact else f"{100 * row['error_rise']:+.2f} %"
-        time, ratio = row["median_us"] / 1e3, slowest / row["median_us"]
-        lines.append(f"| {title} | {time:.3f} ms | {ratio:.1f}x | {size} | {fidelity} | {rise} |")
+        variant, time = variants[name], rows[name]["median_us"]
+        lines.append(
+            f"| {title} | {rows[STATIC]['median_us'] / time:.1f}x | {time / 1e3:.3f} ms "
+            f"| {variant['bytes']['decoder'] / 1000:.0f} kB | {fidelity(variant)} | {rise(variant)} |"
+        )
     return lines
 
 
-def others_table(report: dict[str, Any]) -> list[str]:
+def ratios_table(report: Report) -> list[str]:
+    """Every peer's time over edgeae int8's, on one thread: above one, edgeae is faster."""
+    head = " | ".join(f"{part} {batch}" for part, batch in CASES)
+    lines = [
+        f"| time over edgeae int8's | {head} | PSNR | error | start-up | memory |",
+        "|---" * (len(CASES) + 5) + "|",
+    ]
+    starts = {start["variant"]: start for start in report["cold_start"]}
+    for variant in report["variants"]:
+        name = variant["variant"]
+        cells = [ratio_cell(report, name, part, batch) for part, batch in CASES]
+        start = starts.get(name)
+        told = [f"{start['total_ms']:.0f} ms", f"{start['peak_memory_mib']:.0f} MiB"] if start else ["", ""]
+        title = f"**{name}**" if name.startswith("edgeae") else name
+        lines.append(f"| {title} | " + " | ".join([*cells, fidelity(variant), rise(variant), *told]) + " |")
+    return lines
+
+
+def ratio_cell(report: Report, name: str, part: str, batch: int) -> str:
+    """One ratio, `tie` inside the noise, bold where the peer wins."""
+    rows = latencies(report, part, batch, 1)
+    if name not in rows:
+        return (
+            "too slow" if any(f"{name}, {part}, batch {batch}," in each["variant"] for each in report["absent"]) else ""
+        )
+    ratio = rows[name]["median_us"] / rows[OURS]["median_us"]
+    pair = report["pair_noise"].get(f"{part}, batch {batch}, 1 thread", 0.0)
+    noise = rows[name]["noise"] + rows[OURS]["noise"] + pair
+    if name == OURS:
+        return f"{rows[OURS]['median_us'] / 1e3:.3f} ms"
+    if max(ratio, 1 / ratio) <= 1 + noise:
+        return "tie"
+    return f"{ratio:.1f}" if ratio > 1 else f"**{ratio:.2f}**"
+
+
+def fidelity(variant: Report) -> str:
+    """PSNR of the decoder against torch float32."""
+    return "exact" if variant["psnr_db"] >= EXACT_DB else f"{variant['psnr_db']:.1f} dB"
+
+
+def rise(variant: Report) -> str:
+    """Rise of the round trip's reconstruction error."""
+    return (
+        ""
+        if variant["psnr_db"] >= EXACT_DB and abs(variant["error_rise"]) < 1e-5
+        else f"{100 * variant['error_rise']:+.2f} %"
+    )
+
+
+def scaling_table(report: Report) -> list[str]:
+    """How time grows along each sweep, and the fraction of the machine's peak at its largest point."""
+    lines = [
+        "| sweep, one thread | plain float32 | edgeae float32 | edgeae int8 |",
+        "|---|---|---|---|",
+    ]
+    sweeps = dict.fromkeys(name.rsplit(":", 1)[0] for name in report["fits"])
+    for sweep in sweeps:
+        fits = [report["fits"][f"{sweep}: {variant}"] for variant in ("plain float32", "float32", "int8")]
+        cells = [f"macs^{fit['exponent']:.2f}, {100 * fit['fraction_of_peak']:.0f} % of peak" for fit in fits]
+        lines.append(f"| {sweep} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def others_table(report: Report) -> list[str]:
     """Other decoders against their plain float32 export."""
     lines = [
         "| decoder | plain, batch 1 | edgeae float32 | edgeae int8, batch 1 / 8 / 64 | PSNR | size |",
@@ -71,33 +142,42 @@ def others_table(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-TABLES = {"int8_decoder": decoder_table, "other_decoders": others_table}
+TABLES: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
+    "decoder": ("peers", peers_table),
+    "peers": ("peers", ratios_table),
+    "scaling": ("scaling", scaling_table),
+    "other_decoders": ("other_decoders", others_table),
+}
+"""Per place in the README, the result it is made of and how."""
 
 
 def rendered(text: str) -> str:
     """The README with its tables written anew."""
-    for name, make in TABLES.items():
-        report = json.loads((RESULTS / f"{name}.json").read_text())
+    for name, (result, make) in TABLES.items():
+        report = json.loads((RESULTS / f"{result}.json").read_text())
         table = "\n".join(make(report))
-        pattern = re.compile(rf"(<!-- table {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- table {name} -->\n).*?(\n?<!-- end -->)", re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"The README has no place for the table {name}.")
-        text = pattern.sub(lambda match, table=table: f"{match[1]}{table}{match[2]}", text)
+        text = pattern.sub(lambda match, table=table: f"{match[1]}{table}\n<!-- end -->", text)
     return text
 
 
 def main() -> None:
     """Write or check."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     readme = ROOT / "README.md"
     text = readme.read_text()
     if options.check:
         if rendered(text) != text:
-            sys.exit("The README's figures are not those of benchmarks/results: run python benchmarks/render.py")
+            sys.exit("The README's figures are not those of benchmarks/results: run python -m benchmarks.render")
         return
     readme.write_text(rendered(text))
+    from benchmarks.plots import draw_all
+
+    draw_all(RESULTS)
 
 
 if __name__ == "__main__":
