@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-fast test-arm64 lint types format clean
+.PHONY: demo test test-fast test-arm64 bench-guard lint types format clean
 
 demo: $(STAMP)  ## train, export, verify, time and draw
 	$(BIN)/edgeae demo
@@ -19,6 +19,9 @@ test-fast: $(STAMP)  ## the tests that take seconds
 test-arm64: $(STAMP)  ## bundles on an emulated Raspberry Pi 4 and 5; needs Debian, debootstrap and the network
 	PYTHON=$(BIN)/python bash tests/arm64/prepare.sh .arm64
 	EDGEAE_ARM64=.arm64 $(BIN)/python -m pytest -m arm64 -rP
+
+bench-guard: $(STAMP)  ## fails when the graphs' lead over plain ONNX Runtime falls below its floor
+	$(BIN)/python -m benchmarks.guard
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

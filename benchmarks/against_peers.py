@@ -22,6 +22,7 @@ from edgeae_export.parity import reconstruction_rise, torch_runner
 from edgeae_export.pipeline import MAX_PSNR_DB
 from edgeae_runtime.bench import AGAIN, Case, Row, document
 from edgeae_runtime.cold_start import measure
+from edgeae_runtime.commands import write_json
 from edgeae_runtime.errors import EdgeAEError
 from edgeae_runtime.machine import usable_cores
 from edgeae_runtime.parity import psnr
@@ -30,6 +31,7 @@ from edgeae_runtime.timing import MAX_ROUNDS, interleave_turns
 import edgeae
 from benchmarks.peers.models import EDGEAE, PARTS, VARIANTS, Variant, make_models
 from benchmarks.peers.processes import PeerError, Worker, worker_command
+from benchmarks.results_file import RESULTS
 from edgeae.export import checkpoint_images
 
 BATCHES = (1, 8, 64)
@@ -46,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="runs/latest")
     parser.add_argument("--work", type=Path, default=Path("runs/peers"))
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "peers.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "peers.json")
     parser.add_argument("--rounds", type=int, default=MAX_ROUNDS)
     parser.add_argument("--keep-models", action="store_true", help="use the files of an earlier run")
     options = parser.parse_args()
@@ -81,7 +83,7 @@ def main() -> None:
         if variant.name in fidelity
     ]
     report["absent"] = [{"variant": name, "reason": reason} for name, reason in run.absent.items()]
-    options.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_json(options.json, report)
     print(f"Wrote {options.json}")
 
 

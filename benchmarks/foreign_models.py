@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.metadata
 import json
 import tempfile
 from pathlib import Path
@@ -20,10 +19,9 @@ import edgeae_export
 import numpy as np
 import torch
 from edgeae_export.graph import runner
-from edgeae_runtime.bench import SCHEMA_VERSION
-from edgeae_runtime.machine import describe_machine
-from edgeae_runtime.timing import METHOD, compared, interleave
+from edgeae_runtime.timing import compared, interleave
 
+from benchmarks.results_file import RESULTS, write_result
 from tests.export.foreign import FOREIGN, Foreign, build, pictures
 
 
@@ -72,23 +70,14 @@ def measure(foreign: Foreign, model: torch.nn.Module, inputs: np.ndarray) -> dic
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "foreign_models.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "foreign_models.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for foreign in FOREIGN:
         rows.append(measure(foreign, build(foreign), pictures(foreign.shape)))
         print(json.dumps(rows[-1]["speed"]), rows[-1]["model"], f"{rows[-1]['int8_psnr_db']:.1f} dB", flush=True)
-    report = {
-        "schema": "edgeae-foreign-models",
-        "schema_version": SCHEMA_VERSION,
-        "machine": describe_machine(),
-        "method": METHOD,
-        "packages": {name: importlib.metadata.version(name) for name in ("diffusers", "pythae", "pyod")},
-        "rows": rows,
-    }
-    options.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"Wrote {options.json}")
+    write_result("foreign-models", {"rows": rows}, options.json, packages=("torch", "diffusers", "pythae", "pyod"))
 
 
 if __name__ == "__main__":

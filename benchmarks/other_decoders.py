@@ -1,6 +1,6 @@
 """Decoders that the exporter was not made for: larger, in colour, with other kernels. Is int8 ever slower, or wrong?
 
-    python benchmarks/other_decoders.py [--steps 80] [--json FILE]
+    python -m benchmarks.other_decoders [--steps 80] [--json FILE]
 
 Each autoencoder is trained for a few steps on Fashion-MNIST, enlarged and tinted, so that its activations are those
 of a real model, exported to float32 and int8, and timed against its plain export, interleaved, on one thread, at
@@ -10,7 +10,6 @@ growing batch.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from edgeae_export.graph import runner
-from edgeae_runtime.machine import describe_machine
 from edgeae_runtime.timing import interleave
 from torch import Tensor, nn
 
+from benchmarks.results_file import RESULTS, write_result
 from edgeae.data import load_images, prepare
 from edgeae.model import AutoencoderConfig, Decoder, Encoder
 
@@ -135,7 +134,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=RESULTS / "other_decoders.json")
     options = parser.parse_args()
     rows = []
     for model in models():
@@ -157,9 +156,7 @@ def main() -> None:
         print(
             f"{'':36}   int8: {row['psnr_db']:.1f} dB, error {rise:+.3f} %, {share:.0f} % of the size; {row['plans']}"
         )
-    report = {"schema": "edgeae-other-decoders", "schema_version": 1, "machine": describe_machine(), "rows": rows}
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    write_result("other-decoders", {"rows": rows}, options.json, packages=("torch",))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the runtime costs beside ONNX Runtime itself: overhead per call, idle CPU, and memory over a long run.
 
-    python benchmarks/runtime_costs.py [BUNDLE] [--soak 1000000] [--json FILE]
+    python -m benchmarks.runtime_costs [BUNDLE] [--soak 1000000] [--json FILE]
 
 Overhead: `Autoencoder.decode` with all its checks against a bare `InferenceSession.run` on the same session options,
 interleaved. Idle: CPU time of this process over ten seconds after a call, with as many threads as there are cores.
@@ -10,7 +10,6 @@ Soak: decodes on four threads at once, every result compared, resident memory sa
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import threading
 import time
@@ -19,9 +18,11 @@ from typing import Any
 
 import numpy as np
 from edgeae_runtime import Autoencoder, open_bundle
-from edgeae_runtime.machine import describe_machine, usable_cores
+from edgeae_runtime.machine import usable_cores
 from edgeae_runtime.providers import create_session
 from edgeae_runtime.timing import interleave
+
+from benchmarks.results_file import RESULTS, write_result
 
 IDLE_SECONDS = 10
 SOAK_THREADS = 4
@@ -97,10 +98,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, nargs="?", default=Path("bundle"))
     parser.add_argument("--soak", type=int, default=1_000_000)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=RESULTS / "runtime_costs.json")
     options = parser.parse_args()
-    report = {"schema": "edgeae-runtime-costs", "schema_version": 1, "machine": describe_machine()}
-    report["overhead"] = overhead(options.bundle)
+    report: dict[str, Any] = {"overhead": overhead(options.bundle)}
     print(
         "decode, batch 1: {checked:.2f} us checked, {bare:.2f} us bare, {overhead_us:.2f} us between".format(
             **report["overhead"]
@@ -110,8 +110,7 @@ def main() -> None:
     print(f"idle, {usable_cores()} threads: {100 * report['idle_cpu']:.3f} % of one core")
     report["soak"] = soak(options.bundle, options.soak)
     print(f"soak: {report['soak']}")
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    write_result("runtime-costs", report, options.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +20,12 @@ import edgeae_export
 import numpy as np
 import torch
 from edgeae_export.graph import runner
-from edgeae_runtime.bench import SCHEMA_VERSION
 from edgeae_runtime.cold_start import bundle_command, measure
-from edgeae_runtime.machine import describe_machine
-from edgeae_runtime.timing import METHOD, interleave
+from edgeae_runtime.timing import interleave
 
 from benchmarks.machine_peak import machine_peak, multiplications
 from benchmarks.other_decoders import Model, pictures
+from benchmarks.results_file import RESULTS, write_result
 from edgeae.model import AutoencoderConfig, Decoder, Encoder
 
 WIDTHS = (32, 64, 128)
@@ -140,25 +138,16 @@ def fits(rows: Sequence[dict[str, Any]], peak: dict[str, float]) -> dict[str, An
 def main() -> None:
     """Measure, fit, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "scaling.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "scaling.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     peak = machine_peak()
     print(peak)
     rows = [row for point in POINTS for row in measure_point(point)]
-    report = {
-        "schema": "edgeae-scaling",
-        "schema_version": SCHEMA_VERSION,
-        "machine": describe_machine(),
-        "method": METHOD,
-        "peak": peak,
-        "rows": rows,
-        "fits": fits(rows, peak),
-    }
-    options.json.write_text(json.dumps(report, indent=1) + "\n")
-    for name, fit in report["fits"].items():
+    found = fits(rows, peak)
+    for name, fit in found.items():
         print(f"{name:<28}{fit}")
-    print(f"Wrote {options.json}")
+    write_result("scaling", {"peak": peak, "rows": rows, "fits": found}, options.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time per epoch of the default training loop against the same loop in float32 without channels_last.
 
-    python benchmarks/training_speed.py [--images 12800] [--rounds 3]
+    python -m benchmarks.training_speed [--images 12800] [--rounds 3] [--json FILE]
 
 Both run the library's own `train` in turns, on the same images in the same order, so that a slow minute hits both.
 Prints the seconds each epoch took, scaled to 60,000 images, and the ratio of the medians.
@@ -14,6 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from benchmarks.results_file import RESULTS, write_result
 from edgeae.data import load_images
 from edgeae.training import TrainingConfig, train
 
@@ -26,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=12_800)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, default=RESULTS / "training_speed.json")
     options = parser.parse_args()
     full = load_images()
     data = dataclasses.replace(
@@ -47,6 +49,8 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = medians["default"] / medians["float32"]
     print(f"default {medians['default']:.1f} s, float32 {medians['float32']:.1f} s per epoch; ratio {ratio:.3f}")
+    figures = {"seconds_per_epoch": seconds, "ratio_of_medians": ratio, "method": "in turns; the first turn warms up"}
+    write_result("training-speed", figures, options.json, packages=("torch",))
 
 
 if __name__ == "__main__":

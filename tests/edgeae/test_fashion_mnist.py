@@ -135,9 +135,9 @@ def test_an_empty_folder_is_told_what_was_looked_for(tmp_path):
 
 
 def test_an_unknown_name_is_told_the_known_ones():
-    with pytest.raises(InputError, match=r"'fashion_mnist', expected fashion-mnist or sample"):
+    with pytest.raises(InputError, match=r"'fashion_mnist', expected .*fashion-mnist.*sample"):
         load_images("fashion_mnist")
-    assert DATA_SETS == ("fashion-mnist", "sample")
+    assert DATA_SETS[:2] == ("fashion-mnist", "sample")
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -124,7 +124,7 @@ def test_auto_precision_is_float32_where_the_loss_would_suffer():
 
         def forward(self, pixels):
             shifted = self.convolution(torch.cat([pixels + 10_000, torch.full_like(pixels, 10_000)], dim=1))
-            return 5 * shifted
+            return 5 * shifted, None
 
     torch.manual_seed(0)
     pixels = torch.rand(8, 1, 32, 32)

@@ -13,7 +13,7 @@ from torch import nn
 
 @pytest.fixture
 def traced(model):
-    return trace(model.encoder, torch.zeros(2, 1, 16, 16), "image", "latent")
+    return trace(model.encoder, torch.zeros(3, 1, 16, 16), "image", ["latent"])
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_it_simplifies_and_keeps_the_results(inputs):
         def forward(self, x):
             return (x.flatten(1).unsqueeze(1).squeeze(1) + 0.0 + torch.zeros(3).sum()) * torch.ones(256).cumsum(0)
 
-    graph = trace(Wasteful().eval(), torch.zeros(2, 1, 16, 16), "image", "latent")
+    graph = trace(Wasteful().eval(), torch.zeros(3, 1, 16, 16), "image", ["latent"])
     simplified, report = simplify(graph, inputs, 1e-4)
     assert not report.notice
     assert sum(report.operators_after.values()) <= sum(report.operators_before.values())
