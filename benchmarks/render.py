@@ -142,11 +142,44 @@ def others_table(report: Report) -> list[str]:
     return lines
 
 
+def foreign_table(report: Report) -> list[str]:
+    """Other people's architectures: parity, int8's fidelity, speed-ups over plain float32, what stayed in float."""
+    lines = [
+        "| model | latent | float32 parity, of its limit | int8 PSNR, error | encoder: float32, int8 "
+        "| decoder: float32, int8 | in int8 | kept in float |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        latent = "x".join(map(str, row["latent"]))
+        parity = f"{row['float32_max_abs']:.0e} of {row['float32_limit']:.0e}"
+        quality = f"{row['int8_psnr_db']:.1f} dB, {100 * row['int8_error_rise']:+.2f} %"
+        speed = [", ".join(speed_up(row["speed"][part][name]) for name in ("float32", "int8")) for part in row["speed"]]
+        layers = ", ".join(f"{done} of {all_}" for done, all_ in row["in_int8"].values())
+        lines.append(
+            f"| {row['model']} | {latent} | {parity} | {quality} | {' | '.join(speed)} | {layers} | {reasons(row)} |"
+        )
+    return lines
+
+
+def speed_up(found: Report) -> str:
+    """A ratio; what the noise allows is a tie; bold where plain ONNX Runtime wins."""
+    if not found["real"]:
+        return "tie"
+    return f"{found['speed_up']:.1f}x" if found["speed_up"] > 1 else f"**{found['speed_up']:.2f}x**"
+
+
+def reasons(row: Report) -> str:
+    """Why layers stayed in float32, with how many layers each reason holds."""
+    told = [reason for kept in row["kept_in_float"].values() for reason in kept.values()]
+    return "; ".join(f"{told.count(reason)}: {reason}" for reason in dict.fromkeys(told))
+
+
 TABLES: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "decoder": ("peers", peers_table),
     "peers": ("peers", ratios_table),
     "scaling": ("scaling", scaling_table),
     "other_decoders": ("other_decoders", others_table),
+    "foreign_models": ("foreign_models", foreign_table),
 }
 """Per place in the README, the result it is made of and how."""
 

@@ -73,6 +73,7 @@ def measure_point(point: Point) -> list[dict[str, Any]]:
                 model,
                 path,
                 quantize="int8" if name == "int8" else "none",
+                quantize_parts=("decoder",),
                 calibration=images[HELD_OUT:],
                 held_out=images[:HELD_OUT],
                 rewrites=name != "plain float32",

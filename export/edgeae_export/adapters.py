@@ -6,30 +6,21 @@ halves the user names. Outputs may be tensors, tuples, mappings or distributions
 
 from __future__ import annotations
 
-import copy
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from edgeae_runtime.errors import InputError
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from edgeae_export.graph import Float32Array
+from edgeae_export.halves import Call, Half, forward_images, named_halves, same_images, short_error
 from edgeae_export.outputs import EncoderRoles, flatten, infer_decoder, infer_encoder
 from edgeae_export.value_range import ValueRange
 
-Half = str | Callable[..., Any] | None
-"""A half as the user names it: an attribute's path, a module or a bound method; None to look for the usual names."""
-
 TRIAL_IMAGES = 16
 _NO_PREPROCESSING = {"source_size": None, "pad": [0, 0, 0, 0], "scale": 1 / 255}
-_TRAINING_LAYERS = (
-    nn.modules.dropout._DropoutNd,
-    nn.modules.batchnorm._BatchNorm,
-)
 
 
 @dataclass(frozen=True)
@@ -72,28 +63,6 @@ class DecoderHalf(nn.Module):
         return self.value_range.from_model(flatten(self.inner(latent))[self.output])
 
 
-class Call(nn.Module):
-    """One method of a module, with further arguments bound, as a module of its own."""
-
-    def __init__(self, owner: nn.Module, method: str, arguments: Mapping[str, Any] | None = None) -> None:
-        super().__init__()
-        self.owner, self.method = owner, method
-        self.plain: dict[str, Any] = {}
-        self.tensors: dict[str, str] = {}
-        for name, value in (arguments or {}).items():
-            if isinstance(value, Tensor):
-                self.tensors[name] = f"argument_{name}"
-                self.register_buffer(f"argument_{name}", value)
-            else:
-                self.plain[name] = value
-
-    def forward(self, value: Tensor) -> Any:  # noqa: ANN401 whatever the user's method returns
-        """Call it."""
-        function = self.owner if self.method == "forward" else getattr(self.owner, self.method)
-        bound = {name: getattr(self, buffer) for name, buffer in self.tensors.items()}
-        return function(value, **self.plain, **bound)
-
-
 def adapt(
     model: Any,  # noqa: ANN401 a module, a pair of modules, or an object that has them
     images: Float32Array | None = None,
@@ -122,34 +91,103 @@ def adapt(
     """
     shape = known_shape(model, image_shape, images)
     value_range = value_range or ValueRange.default(shape)
-    halves = _halves(model, encoder, decoder, decoder_arguments)
     if images is not None and tuple(images.shape[1:]) != shape:
         raise InputError(
             f"Got images of shape {list(images.shape[1:])} for a model of {list(shape)}: expected the same."
         )
     trial = _trial_images(images, shape, value_range)
-    roles = infer_encoder(halves[0], halves[1], value_range.to_model(trial), outputs)
-    adapted_encoder = _simplest(EncoderHalf(halves[0], roles, value_range), trial)
-    latent = _first(_run("encoder", adapted_encoder, trial))
-    _run("decoder", halves[1], latent)  # before its outputs are told apart: it may not fit the latent at all
-    adapted_decoder = _simplest(DecoderHalf(halves[1], infer_decoder(halves[1], latent, shape), value_range), latent)
-    for name, module, given in (("encoder", adapted_encoder, trial), ("decoder", adapted_decoder, latent)):
-        _refuse_randomness(name, module, given)
-        _refuse_frozen_batch(name, module, given)
-    made = tuple(_run("decoder", adapted_decoder, latent).shape[1:])
-    if made != shape:
-        raise InputError(
-            f"The decoder gives images of shape {list(made)}, expected {list(shape)}, that of the encoder's. Give an "
-            "image size that survives the model's strides, or name the right output."
-        )
+    told = encoder is not None or decoder is not None or decoder_arguments is not None
+    references = [] if told else forward_images(model, value_range.to_model(trial))
+    found = _agreeing(
+        model,
+        named_halves(model, encoder, decoder, decoder_arguments),
+        references,
+        lambda first, second: _fit(first, second, trial, outputs, value_range, references),
+    )
     return Adapted(
-        encoder=adapted_encoder,
-        decoder=adapted_decoder,
+        encoder=_simplest(found.encoder, trial),
+        decoder=_simplest(found.decoder, found.latent),
         image_shape=shape,
         preprocessing=getattr(model, "preprocessing", _NO_PREPROCESSING),
-        prior="normal" if roles.log_variance is not None else None,
+        prior="normal" if found.encoder.roles.log_variance is not None else None,
         value_range=value_range,
     )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Two halves that fit each other, and what they made of the trial images."""
+
+    encoder: EncoderHalf
+    decoder: DecoderHalf
+    latent: Tensor
+    decoded: Tensor
+
+
+def _agreeing(
+    model: object,
+    candidates: Iterator[tuple[Call, Call]],
+    references: Sequence[Tensor],
+    fit: Callable[[Call, Call], _Fitted],
+) -> _Fitted:
+    """The first pair of halves; where there is something to compare with, the first that makes the same images."""
+    refused: InputError | None = None
+    for pair in candidates:
+        try:
+            found = fit(*pair)
+        except InputError as error:
+            refused = refused or error
+            if references:
+                continue  # another pair counts only if it is shown to be right
+            break
+        value_range = found.decoder.value_range
+        expected = [value_range.from_model(made) for image in references for made in (image, image.sigmoid())]
+        if not references or any(same_images(image, found.decoded) for image in expected):
+            return found
+        refused = refused or _left_out(model, found.decoded, expected[0])
+    assert refused
+    raise refused
+
+
+def _left_out(model: object, decoded: Tensor, expected: Tensor) -> InputError:
+    what = (
+        "ends with a sigmoid that the decoder leaves out"
+        if same_images(expected, decoded.sigmoid())
+        else "does something that they leave out, such as a quantiser, or a layer between or after them"
+    )
+    return InputError(
+        f"The halves of {type(model).__name__} make other images than its own forward, by up to "
+        f"{float((decoded - expected).abs().max()):.2g}: forward {what}. Put it into one of them, and name the halves: "
+        "encoder='…' and decoder='…' in Python, --encoder and --decoder on the command line. Named, they are taken as "
+        "they are."
+    )
+
+
+def _fit(
+    first: Call,
+    second: Call,
+    trial: Tensor,
+    outputs: Sequence[str] | None,
+    value_range: ValueRange,
+    references: Sequence[Tensor],
+) -> _Fitted:
+    """Run two halves on real images and tell their outputs apart."""
+    shape = tuple(trial.shape[1:])
+    roles = infer_encoder(first, second, value_range.to_model(trial), outputs, references)
+    encoder = EncoderHalf(first, roles, value_range)
+    latent = _first(_run("encoder", encoder, trial))
+    _run("decoder", second, latent)  # before its outputs are told apart: it may not fit the latent at all
+    decoder = DecoderHalf(second, infer_decoder(second, latent, shape), value_range)
+    for name, module, given in (("encoder", encoder, trial), ("decoder", decoder, latent)):
+        _refuse_randomness(name, module, given)
+        _refuse_frozen_batch(name, module, given)
+    decoded = _run("decoder", decoder, latent)
+    if tuple(decoded.shape[1:]) != shape:
+        raise InputError(
+            f"The decoder gives images of shape {list(decoded.shape[1:])}, expected {list(shape)}, that of the "
+            "encoder's. Give an image size that survives the model's strides, or name the right output."
+        )
+    return _Fitted(encoder, decoder, latent, decoded)
 
 
 def known_shape(model: object, image_shape: Sequence[int] | None, images: object | None) -> tuple[int, ...]:
@@ -181,72 +219,6 @@ def _simplest(half: EncoderHalf | DecoderHalf, given: Tensor) -> nn.Module:
     return plain if same and all(map(torch.equal, _outputs(found), wrapped)) else half
 
 
-def _halves(
-    model: Any,  # noqa: ANN401
-    encoder: Half,
-    decoder: Half,
-    decoder_arguments: Mapping[str, Any] | None,
-) -> tuple[nn.Module, nn.Module]:
-    if isinstance(model, tuple | list) and len(model) == 2:
-        encoder, decoder = encoder or model[0], decoder or model[1]
-    found = (
-        _find(model, encoder, ("encode", "encoder"), "encoder"),
-        _find(model, decoder, ("decode", "decoder"), "decoder"),
-    )
-    first, second = (_ready(owner, name) for (owner, _), name in zip(found, ("encoder", "decoder"), strict=True))
-    return Call(first, found[0][1]), Call(second, found[1][1], decoder_arguments)
-
-
-def _find(model: Any, half: Half, usual: Sequence[str], name: str) -> tuple[nn.Module, str]:  # noqa: ANN401
-    """The module that owns a half, and the name of its method."""
-    if half is None:
-        half = next((word for word in usual if callable(getattr(model, word, None))), None)
-        if half is None:
-            raise InputError(
-                f"{type(model).__name__} has no {name}: expected the methods encode and decode, or the submodules "
-                f"encoder and decoder. Name yours, as {name}='my_{name}' in Python or --{name} on the command line."
-            )
-    if isinstance(half, str):
-        try:
-            half = functools.reduce(getattr, half.split("."), model)
-        except AttributeError as error:
-            raise InputError(f"The {name} cannot be found: {error}. Expected the name of an attribute.") from error
-    half = getattr(half, "_orig_mod", half)  # what torch.compile wrapped
-    if isinstance(half, nn.Module):
-        return half, "forward"
-    owner = getattr(half, "__self__", None)
-    if isinstance(owner, nn.Module):
-        return owner, half.__name__  # type: ignore[union-attr] # a bound method has a name
-    raise InputError(
-        f"Got {type(half).__name__} as the {name}, expected a torch module or a method of one: of a plain function the "
-        "weights cannot be found. Put it into a torch.nn.Module."
-    )
-
-
-def _ready(module: nn.Module, name: str) -> nn.Module:
-    """A copy in eval mode, float32, on the CPU.
-
-    Raises:
-        InputError: it is in training mode with layers that then behave otherwise, or has no weights yet.
-    """
-    if any(isinstance(each, UninitializedParameter) for each in module.parameters()):
-        raise InputError(f"The {name} has lazy layers without weights. Run one batch through it, then export.")
-    noisy = [key for key, layer in module.named_modules() if layer.training and isinstance(layer, _TRAINING_LAYERS)]
-    if noisy:
-        raise InputError(
-            f"The {name} is in training mode: {noisy[0]} ({type(module.get_submodule(noisy[0])).__name__}) behaves "
-            "otherwise then. Call model.eval() first."
-        )
-    try:
-        module = copy.deepcopy(module)
-    except Exception as error:
-        raise InputError(
-            f"The {name} cannot be copied ({_short(error)}), which the exporter does before it changes its precision. "
-            "Expected a module whose weights are parameters or buffers."
-        ) from error
-    return module.to("cpu", torch.float32).eval().requires_grad_(False)
-
-
 def _trial_images(images: Float32Array | None, shape: tuple[int, ...], value_range: ValueRange) -> Tensor:
     if images is not None and len(images):
         return torch.from_numpy(images[:TRIAL_IMAGES])
@@ -261,8 +233,8 @@ def _run(name: str, module: nn.Module, given: Tensor) -> Any:  # noqa: ANN401
             return module(given)
     except Exception as error:  # the user's own code may raise anything
         raise InputError(
-            f"The {name} fails on a batch of shape {list(given.shape)}: {_short(error)}. Expected one that takes it. "
-            "Check the image shape, and give further arguments of the decoder with decoder_arguments."
+            f"The {name} fails on a batch of shape {list(given.shape)}: {short_error(error)}. Expected one that takes "
+            "it. Check the image shape, and give further arguments of the decoder with decoder_arguments."
         ) from error
 
 
@@ -283,7 +255,7 @@ def _refuse_frozen_batch(name: str, module: nn.Module, given: Tensor) -> None:
                 found = len(_first(module(given[:count])))
         except Exception as error:
             raise InputError(
-                f"The {name} takes a batch of {len(given)}, but fails on {count} ({_short(error)}). Expected one "
+                f"The {name} takes a batch of {len(given)}, but fails on {count} ({short_error(error)}). Expected one "
                 "that takes any batch: look for a batch size written as a number, or kept from an earlier call."
             ) from error
         if found != min(count, len(given)):
@@ -299,7 +271,3 @@ def _outputs(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def _first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
     return _outputs(value)[0].contiguous()
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

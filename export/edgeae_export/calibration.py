@@ -19,6 +19,8 @@ from onnx import TensorProto, helper
 from edgeae_export.graph import Float32Array, input_name
 
 BATCH = 64
+TAPPED_VALUES = 1 << 25
+"""Most numbers of activations held at once: 128 MiB."""
 BINS = 2048
 """Bins of a histogram: eight per 8-bit step at full range, so that a clipped range is still resolved."""
 
@@ -94,10 +96,13 @@ def activations(
     source = input_name(model)
     inside = [name for name in tensors if name != source]
     session = create_session(with_outputs(model, inside).SerializeToString(), "cpu", threads=1, spinning=True)
-    for start in range(0, len(inputs), BATCH):
-        batch = inputs[start : start + BATCH]
+    start, count = 0, 1  # one first, to see how large its activations are
+    while start < len(inputs):
+        batch = inputs[start : start + count]
         values = dict(zip(inside, session.run(inside, {source: batch}), strict=True)) if inside else {}
         yield {name: batch if name == source else values[name] for name in tensors}
+        each = sum(value.size for value in (batch, *values.values())) // len(batch)
+        start, count = start + count, max(1, min(BATCH, TAPPED_VALUES // max(each, 1)))
 
 
 def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:

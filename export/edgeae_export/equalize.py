@@ -41,7 +41,7 @@ def equalize(model: onnx.ModelProto, inputs: Float32Array, strength: float) -> o
         strength: 0 leaves the graph as it is; 1 gives every channel the same range, at the weights' expense.
     """
     editor = GraphEditor(model)
-    pairs = [pair for node in editor.of_type(*HOMOGENEOUS) if (pair := _pair(editor, node)) is not None]
+    pairs = _pairs(editor)
     if strength == 0 or not pairs:
         return model
     largest = _largest(model, pairs, inputs)
@@ -51,6 +51,15 @@ def equalize(model: onnx.ModelProto, inputs: Float32Array, strength: float) -> o
         _divide_outputs(editor, pair.before, scale)
         _multiply_inputs(editor, pair.after, scale)
     return editor.finish()
+
+
+def equalizable(model: onnx.ModelProto) -> bool:
+    """Whether `equalize` would change the graph at all."""
+    return bool(_pairs(GraphEditor(model)))
+
+
+def _pairs(editor: GraphEditor) -> list[_Pair]:
+    return [pair for node in editor.of_type(*HOMOGENEOUS) if (pair := _pair(editor, node)) is not None]
 
 
 def _pair(editor: GraphEditor, node: NodeProto) -> _Pair | None:

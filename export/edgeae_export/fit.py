@@ -10,11 +10,11 @@ import onnx
 from edgeae_export.bias_correction import correct_biases
 from edgeae_export.calibration import calibrate
 from edgeae_export.editor import Array, multiply_adds
-from edgeae_export.equalize import equalize
+from edgeae_export.equalize import equalizable, equalize
 from edgeae_export.graph import Float32Array
 from edgeae_export.plans import Plan, rewrite
 from edgeae_export.quantize import quantize
-from edgeae_export.ranges import Ranges, output_error, search_ranges
+from edgeae_export.ranges import SCHEDULES, Ranges, Steps, output_error, schedule, search_ranges
 from edgeae_export.sites import Sites, find_sites
 from edgeae_export.targets import Target
 
@@ -22,7 +22,7 @@ STRENGTHS = (0.0, 0.5, 0.75)
 """How far channels are equalised: not at all, to the geometric middle, and further; the best is taken."""
 TRIAL_WORK = 8e9
 """Multiply-adds per trial: about a twentieth of a second, whatever the model's size."""
-TRIAL_INPUTS = (16, 512)
+TRIAL_INPUTS = (4, 512)
 """Fewest and most inputs per trial."""
 
 
@@ -53,16 +53,34 @@ def fit(folded: onnx.ModelProto, plan: Plan, inputs: Float32Array, target: Targe
     """
     measured = trial_inputs(folded, inputs[1::2] if len(inputs) > 1 else inputs)
     strengths = STRENGTHS if target.per_channel else STRENGTHS[:1]  # one scale per weight pays for equal activations
-    best, least = None, float("inf")
-    for strength in strengths:
-        graph, _ = rewrite(equalize(folded, inputs, strength), plan)
-        sites = find_sites(graph)
-        histograms = calibrate(graph, sites.tensors, inputs)
-        ranges, error = search_ranges(graph, sites, histograms, target, measured)
-        if best is None or error < least:
-            best, least = Fitted(graph, sites, ranges, strength=strength), error
-    assert best is not None
+    if not equalizable(folded):
+        strengths = STRENGTHS[:1]
+    steps = schedule(folded, len(find_sites(rewrite(folded, plan)[0]).groups), len(measured))
+    if steps == SCHEDULES[0]:
+        fits = [_at_strength(folded, plan, inputs, measured, target, strength, steps) for strength in strengths]
+    else:  # a search is dear: only where it promises most
+        starts = [_at_strength(folded, plan, inputs, measured, target, strength, ()) for strength in strengths]
+        strength = min(starts, key=lambda each: each[1])[0].strength
+        fits = [_at_strength(folded, plan, inputs, measured, target, strength, steps)]
+    best, least = min(fits, key=lambda each: each[1])
     return _with_corrected_biases(best, least, inputs, measured, target)
+
+
+def _at_strength(
+    folded: onnx.ModelProto,
+    plan: Plan,
+    inputs: Float32Array,
+    measured: Float32Array,
+    target: Target,
+    strength: float,
+    steps: Steps,
+) -> tuple[Fitted, float]:
+    """The best ranges at one strength of equalisation, and the output's error with them."""
+    graph, _ = rewrite(equalize(folded, inputs, strength), plan)
+    sites = find_sites(graph)
+    histograms = calibrate(graph, sites.tensors, inputs)
+    ranges, error = search_ranges(graph, sites, histograms, target, measured, steps)
+    return Fitted(graph, sites, ranges, strength=strength), error
 
 
 def trial_inputs(model: onnx.ModelProto, inputs: Float32Array) -> Float32Array:

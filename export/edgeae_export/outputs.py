@@ -91,7 +91,13 @@ def _parts(value: Any) -> dict[str, Any]:  # noqa: ANN401
     return {}
 
 
-def infer_encoder(encoder: nn.Module, decoder: nn.Module, images: Tensor, given: Sequence[str] | None) -> EncoderRoles:
+def infer_encoder(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    images: Tensor,
+    given: Sequence[str] | None,
+    forward: Sequence[Tensor] = (),
+) -> EncoderRoles:
     """What an encoder's outputs are.
 
     Args:
@@ -99,6 +105,7 @@ def infer_encoder(encoder: nn.Module, decoder: nn.Module, images: Tensor, given:
         decoder: the other one, to try candidates with.
         images: a batch as the model wants it.
         given: the user's own words, one per output.
+        forward: what the whole model makes of the images, where that is known: the mean decodes to it.
 
     Raises:
         InputError: the encoder fails, returns no tensor, or what it returns is ambiguous.
@@ -120,7 +127,7 @@ def infer_encoder(encoder: nn.Module, decoder: nn.Module, images: Tensor, given:
     if len(steady) == 1 and not random:
         return EncoderRoles(steady[0])
     if len(steady) == 2:
-        found = _roles_by_head(encoder, images, steady) or _roles_by_reconstruction(decoder, images, first, steady)
+        found = _roles_by_head(encoder, images, steady) or _roles_by_decoding(decoder, images, first, steady, forward)
         if found:
             return found
     shapes = ", ".join(f"{key}: {list(value.shape)}" for key, value in first.items())
@@ -214,13 +221,14 @@ def _roles_by_residual(encoder: nn.Module, images: Tensor, sample: str, keys: li
     with torch.inference_mode():
         runs = [flatten(encoder(images)) for _ in range(8)]
 
-    def misfit(mean: str, log_variance: str) -> float:
-        scaled = [(run[sample] - run[mean]) * torch.exp(-run[log_variance] / 2) for run in runs]
+    def misfit(roles: EncoderRoles) -> float:
+        pairs = [roles.pick(run) for run in runs]
+        scaled = [(run[sample] - mean) * torch.exp(-other / 2) for run, (mean, other) in zip(runs, pairs, strict=True)]
         deviation = float(torch.stack(scaled).double().square().mean().sqrt())
         return abs(math.log(max(deviation, 1e-30))) if math.isfinite(deviation) else math.inf
 
     orders = [(keys[0], keys[1]), (keys[1], keys[0])]
-    return EncoderRoles(*min(orders, key=lambda order: misfit(*order)))
+    return min((EncoderRoles(*order, form) for form in _TRANSFORMS for order in orders), key=misfit)
 
 
 def _roles_by_head(encoder: nn.Module, images: Tensor, keys: list[str]) -> EncoderRoles | None:
@@ -247,16 +255,18 @@ def _roles_by_head(encoder: nn.Module, images: Tensor, keys: list[str]) -> Encod
     if not all(names) or spread[0] == spread[1]:
         return None
     mean, other = (0, 1) if spread[1] else (1, 0)
-    if "log" not in names[other] and "var" not in names[other]:
+    if "var" not in names[other] or any(word in names[other] for word in ("sigma", "std", "scale")):
         return None  # a deviation, or its logarithm: the user has to say
     return EncoderRoles(keys[mean], keys[other])
 
 
-def _roles_by_reconstruction(
-    decoder: nn.Module, images: Tensor, outputs: Mapping[str, Tensor], keys: list[str]
+def _roles_by_decoding(
+    decoder: nn.Module, images: Tensor, outputs: Mapping[str, Tensor], keys: list[str], forward: Sequence[Tensor]
 ) -> EncoderRoles | None:
-    """Where only one of the two decodes to the images."""
+    """Where only one of the two decodes to what the whole model makes, or to the images; the other, which takes both
+    signs, is by convention a log-variance."""
     errors = []
+    images = forward[0] if forward else images
     for key in keys:
         try:
             decoded = next(iter(_tensors("decoder", decoder, outputs[key]).values()))
@@ -264,8 +274,9 @@ def _roles_by_reconstruction(
         except (InputError, RuntimeError):
             return None
     best = min(range(2), key=lambda index: errors[index])
-    if not errors[best] < _CLEARLY * errors[1 - best]:
-        return None
+    other = outputs[keys[1 - best]]
+    if not errors[best] < _CLEARLY * errors[1 - best] or bool((other > 0).all()):
+        return None  # all positive, it may as well be a deviation or a variance
     return EncoderRoles(keys[best], keys[1 - best])
 
 

@@ -35,6 +35,8 @@ INT8_ERROR_RISE = 0.05
 FEW_IMAGES_ALLOWANCE_DB = 6.0
 """A batch of one to seven images may have four times the mean squared error of the whole set (10 log10 4 = 6 dB)."""
 
+BATCH_VALUES = 64 * 3 * 64 * 64
+"""Most numbers of input or output per call when many images are run: 64 colour images of 64 x 64, 4 of 256 x 256."""
 
 NOISE_IMAGES = 256
 """Images the noise floor is measured on: float64 is slow, and fewer images can only make the limit stricter."""
@@ -185,8 +187,11 @@ def reconstruction_rise(images: Float32Array, reference: Float32Array, measured:
 
 
 def in_large_batches(run: Run, inputs: Float32Array, batch: int = 64) -> Float32Array:
-    """Run inputs in batches that bound the memory."""
-    return np.concatenate([run(inputs[start : start + batch]) for start in range(0, len(inputs), batch)])
+    """Run inputs in batches that bound the memory: one first, to see how large its output is."""
+    made = [run(inputs[:1])]
+    largest = max(inputs[:1].size, made[0].size, 1)
+    batch = max(1, min(batch, BATCH_VALUES // largest))
+    return np.concatenate(made + [run(inputs[start : start + batch]) for start in range(1, len(inputs), batch)])
 
 
 def _error_rise(reference: Reference, measured: Float32Array) -> Check:

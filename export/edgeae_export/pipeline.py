@@ -16,10 +16,11 @@ from edgeae_runtime.parity import BATCH_SIZES, Check, mse, psnr, require
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeae_export.adapters import Half, adapt, known_shape
+from edgeae_export.adapters import adapt, known_shape
 from edgeae_export.bundle import BundleContents, check_target, write_bundle
 from edgeae_export.compiler import Compiled, compile_float32, compile_int8
 from edgeae_export.graph import Float32Array, operator_counts, runner
+from edgeae_export.halves import Half
 from edgeae_export.images import ExportImages, choose_images
 from edgeae_export.max_drop import MaxDrop, hold_limit
 from edgeae_export.parity import (

@@ -15,7 +15,7 @@ import onnx
 from edgeae_runtime.parity import mse
 
 from edgeae_export.calibration import Histogram, Range
-from edgeae_export.editor import Array, GraphEditor
+from edgeae_export.editor import Array, GraphEditor, multiply_adds
 from edgeae_export.graph import Float32Array, runner
 from edgeae_export.parity import in_large_batches
 from edgeae_export.quantize import quantize
@@ -26,8 +26,19 @@ Ranges = dict[tuple[str, ...], Range]
 
 PERCENTILES = (100.0, 99.99, 99.9)
 """Starting points: all values, or all but the rarest."""
-STEPS = ((0.7, 0.8, 0.9, 1.15, 1.3), (0.92, 0.96, 1.04, 1.08))
-"""Factors tried on each range, in a coarse and a fine pass."""
+Steps = tuple[tuple[float, ...], ...]
+SCHEDULES: tuple[Steps, ...] = (
+    ((0.7, 0.8, 0.9, 1.15, 1.3), (0.92, 0.96, 1.04, 1.08)),
+    ((0.75, 0.87, 1.15), (0.95,)),
+    ((0.85,),),
+    (),
+)
+"""Factors tried on each range, pass by pass: the first schedule whose trials are few enough for the model is taken."""
+MAX_TRIALS = 160
+MAX_WORK = 1e12
+"""Multiply-adds of one search at most: some seconds in 8 bits. Beyond it the starting ranges have to do."""
+WEIGHT_WORK = 5e3
+"""What a trial costs per weight, which is rounded anew and written into a new graph, in multiply-adds."""
 SATURATION = {"Sigmoid": 8.0, "Tanh": 4.0}
 """Beyond these inputs the output is within 0.0004 and 0.0007 of its limit: less than a fifth of an 8-bit pixel step."""
 
@@ -48,8 +59,20 @@ def starting_ranges(
     return ranges
 
 
+def schedule(model: onnx.ModelProto, groups: int, inputs: int) -> Steps:
+    """The most thorough schedule that a model of this many groups can afford on this many inputs."""
+    weights = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+    affordable = min(MAX_TRIALS, MAX_WORK / max(multiply_adds(model) * inputs + WEIGHT_WORK * weights, 1))
+    return next(steps for steps in SCHEDULES if groups * sum(map(len, steps)) <= affordable or not steps)
+
+
 def search_ranges(
-    model: onnx.ModelProto, sites: Sites, histograms: Mapping[str, Histogram], target: Target, inputs: Float32Array
+    model: onnx.ModelProto,
+    sites: Sites,
+    histograms: Mapping[str, Histogram],
+    target: Target,
+    inputs: Float32Array,
+    steps: Steps,
 ) -> tuple[Ranges, float]:
     """Coordinate search over the ranges.
 
@@ -59,6 +82,7 @@ def search_ranges(
         histograms: calibrated on `sites.tensors`.
         target: what the weights look like.
         inputs: real inputs to measure the output's error on.
+        steps: the factors; none for the best of the starting ranges.
 
     Returns:
         The ranges, and the mean squared error of the output with them.
@@ -68,7 +92,7 @@ def search_ranges(
     starts = [starting_ranges(model, sites, histograms, percent) for percent in PERCENTILES]
     ranges = min(starts, key=error)
     best = error(ranges)
-    for factors in STEPS:
+    for factors in steps:
         for group in sites.groups:
             low, high = ranges[group]
             for factor in factors:

@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import onnx
 import torch
 from edgeae_runtime.errors import InputError
@@ -25,6 +26,9 @@ RANDOM_OPERATORS = (
     "Multinomial",
 )
 
+ALIKE = 1e-2
+"""Of the largest value: rounding is a thousandth of it, a lost operator more."""
+
 
 def trace(module: nn.Module, example: Tensor, input_name: str, output_names: Sequence[str]) -> onnx.ModelProto:
     """Trace a module with one input.
@@ -41,6 +45,16 @@ def trace(module: nn.Module, example: Tensor, input_name: str, output_names: Seq
     Raises:
         InputError: torch cannot trace the module, froze its batch axis, or the graph draws random numbers.
     """
+    model = _checked(module, example, input_name, output_names, optimize=True)
+    if not _alike(model, module, example):
+        # torch's own optimiser takes an addition of 1e-15 for one of nothing, and then something divides by zero.
+        model = _checked(module, example, input_name, output_names, optimize=False)
+    return model
+
+
+def _checked(
+    module: nn.Module, example: Tensor, input_name: str, output_names: Sequence[str], optimize: bool
+) -> onnx.ModelProto:
     batch = torch.export.Dim("batch", min=1)
     with _quiet():
         try:
@@ -54,6 +68,7 @@ def trace(module: nn.Module, example: Tensor, input_name: str, output_names: Seq
                 dynamo=True,
                 external_data=False,
                 verbose=False,
+                optimize=optimize,
             )
         except Exception as error:  # torch's exporter and the user's own code raise anything
             raise InputError(
@@ -69,6 +84,17 @@ def trace(module: nn.Module, example: Tensor, input_name: str, output_names: Seq
     _refuse_randomness(model)
     _try_batches(model, example.numpy())
     return model
+
+
+def _alike(model: onnx.ModelProto, module: nn.Module, example: Tensor) -> bool:
+    """Whether the graph does roughly what the module does; the parity check is exact, and comes later."""
+    with torch.inference_mode():
+        outputs = module(example)
+    for index, expected in enumerate(outputs if isinstance(outputs, tuple) else (outputs,)):
+        difference = np.abs(runner(model, output=index)(example.numpy()) - expected.numpy()).max()
+        if not difference <= ALIKE * max(float(expected.abs().max()), 1e-6):  # NaN is unlike anything
+            return False
+    return True
 
 
 def _refuse_randomness(model: onnx.ModelProto) -> None:

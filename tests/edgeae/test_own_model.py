@@ -89,7 +89,7 @@ def test_the_command_line_refuses_in_one_paragraph(project):
     for arguments, words in (
         (("mine.net:nothing",), "cannot be made"),
         (("mine.net:number",), "expected a torch module"),
-        (("mine.net:build",), "image shape"),
+        (("mine.net:build",), "image-shape"),
         (("mine.net:build", "--image-shape", "3,16,16"), "--outputs mean,log_variance"),
         (("runs/latest", "--image-shape", "3,16,16"), "own model"),
         (("mine.net:build", "--image-shape", "3,x"), "numbers with commas"),

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from edgeae_export.calibration import BATCH, BINS, calibrate
-from edgeae_export.ranges import output_error, search_ranges, starting_ranges
+from edgeae_export.editor import multiply_adds
+from edgeae_export.ranges import MAX_TRIALS, MAX_WORK, SCHEDULES, output_error, schedule, search_ranges, starting_ranges
 from edgeae_export.sites import find_sites
 from edgeae_export.targets import PRESETS
 from edgeae_runtime import InputError
@@ -80,7 +81,16 @@ def test_the_search_lowers_the_error_of_the_output_and_never_widens():
     sites = find_sites(model)
     histograms = calibrate(model, sites.tensors, x)
     error = output_error(model, sites, TARGET, x[1:])
-    ranges, least = search_ranges(model, sites, histograms, TARGET, x[1:])
+    ranges, least = search_ranges(model, sites, histograms, TARGET, x[1:], SCHEDULES[0])
     widest = starting_ranges(model, sites, histograms, 100.0)
     assert least == error(ranges) < 0.1 * error(widest)
     assert all(ranges[g][0] >= widest[g][0] and ranges[g][1] <= widest[g][1] for g in sites.groups)
+
+
+@given(groups=st.integers(1, 500), inputs=st.integers(1, 10**9))
+def test_a_search_stays_within_its_budget(groups, inputs):
+    model = layer()
+    trials = groups * sum(map(len, schedule(model, groups, inputs)))
+    assert trials <= MAX_TRIALS
+    assert trials * inputs * multiply_adds(model) <= MAX_WORK
+    assert schedule(model, 1, 1) == SCHEDULES[0]

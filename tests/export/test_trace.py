@@ -73,3 +73,17 @@ def test_external_data_and_custom_operators_are_refused(model):
     external.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
     with pytest.raises(InputError, match="not self-contained"):
         check_self_contained(external)
+
+
+class DividesByLittle(nn.Module):
+    """A linear attention's normaliser: 0 / (0 + 1e-15) is 0, and 0 / 0 is not."""
+
+    def forward(self, x):
+        weights = torch.relu(x - 0.5)
+        return weights / (weights.sum(-1, keepdim=True) + 1e-15)
+
+
+def test_an_epsilon_that_torch_optimises_away_is_kept():
+    example = torch.linspace(-2, 1, 4 * 3 * 5).reshape(4, 3, 5)
+    graph = trace(DividesByLittle().eval(), example, "image", ["latent"])
+    np.testing.assert_allclose(runner(graph)(example.numpy()), DividesByLittle()(example).numpy(), atol=1e-6)
