@@ -222,6 +222,14 @@ def multiply_adds(model: onnx.ModelProto) -> int:
     return sum(layer_multiply_adds(editor, node) for node in editor.of_type(*WEIGHTED_OPS))
 
 
+def activation_values(model: onnx.ModelProto) -> int:
+    """Numbers that a graph's nodes write per input of the batch, where their shapes are known."""
+    editor = GraphEditor(model)
+    shapes = editor._infer_shapes()
+    written = (shapes.get(tensor, ())[1:] for node in editor.nodes for tensor in node.output)
+    return sum(math.prod(axis or 1 for axis in shape) for shape in written if shape)
+
+
 def _constant_value(node: NodeProto) -> Array | None:
     if node.op_type != "Constant":
         return None

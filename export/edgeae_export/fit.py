@@ -9,7 +9,7 @@ import onnx
 
 from edgeae_export.bias_correction import correct_biases
 from edgeae_export.calibration import calibrate
-from edgeae_export.editor import Array, multiply_adds
+from edgeae_export.editor import Array, activation_values, multiply_adds
 from edgeae_export.equalize import equalizable, equalize
 from edgeae_export.graph import Float32Array
 from edgeae_export.plans import Plan, rewrite
@@ -22,6 +22,8 @@ STRENGTHS = (0.0, 0.5, 0.75)
 """How far channels are equalised: not at all, to the geometric middle, and further; the best is taken."""
 TRIAL_WORK = 8e9
 """Multiply-adds per trial: about a twentieth of a second, whatever the model's size."""
+TRIAL_VALUES = 1e8
+"""Activations per trial, which take the time where layers have few multiply-adds."""
 TRIAL_INPUTS = (4, 512)
 """Fewest and most inputs per trial."""
 
@@ -86,7 +88,8 @@ def _at_strength(
 def trial_inputs(model: onnx.ModelProto, inputs: Float32Array) -> Float32Array:
     """As many of the inputs, evenly spread, as one trial should run."""
     fewest, most = TRIAL_INPUTS
-    count = int(min(max(TRIAL_WORK / max(multiply_adds(model), 1), fewest), most, len(inputs)))
+    affordable = min(TRIAL_WORK / max(multiply_adds(model), 1), TRIAL_VALUES / max(activation_values(model), 1))
+    count = int(min(max(affordable, fewest), most, len(inputs)))
     return inputs[:: max(len(inputs) // count, 1)][:count]
 
 

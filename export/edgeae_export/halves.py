@@ -121,13 +121,19 @@ def _ready(module: nn.Module, name: str) -> nn.Module:
             "otherwise then. Call model.eval() first."
         )
     try:
-        module = copy.deepcopy(module)
+        module = _copy(module)
     except Exception as error:
         raise InputError(
             f"The {name} cannot be copied ({short_error(error)}), which the exporter does before it changes its "
             "precision. Expected a module whose weights are parameters or buffers."
         ) from error
     return module.to("cpu", torch.float32).eval().requires_grad_(False)
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A deep copy. Tensors that were computed from weights (by `weight_norm`, on every call) are copied as numbers."""
+    computed = (value for each in module.modules() for value in vars(each).values() if isinstance(value, Tensor))
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed if not value.is_leaf})
 
 
 def forward_images(model: object, given: Tensor) -> list[Tensor]:
@@ -139,7 +145,7 @@ def forward_images(model: object, given: Tensor) -> list[Tensor]:
     if not isinstance(model, nn.Module):
         return []
     try:
-        model = copy.deepcopy(getattr(model, "_orig_mod", model)).to("cpu", torch.float32).eval()
+        model = _copy(getattr(model, "_orig_mod", model)).to("cpu", torch.float32).eval()
         with torch.inference_mode():
             runs = [flatten(model(given)) for _ in range(2)]
     except Exception:  # the user's own code may raise anything; then there is nothing to compare with

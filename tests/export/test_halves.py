@@ -136,3 +136,12 @@ def test_a_spread_that_is_positive_everywhere_has_to_be_named():
     with pytest.raises(InputError, match="--outputs mean,log_variance"):
         adapt(PositiveSecond().eval(), IMAGES)
     adapt(PositiveSecond().eval(), IMAGES, outputs=("mean", "std"))
+
+
+def test_weights_that_are_computed_on_every_call_are_exported():
+    model = Whole()
+    torch.nn.utils.weight_norm(
+        model.encoder[0]
+    )  # the old form, which keeps a tensor with a gradient beside the weights
+    adapted = adapt(model.eval(), IMAGES)
+    torch.testing.assert_close(decoded(adapted), model(torch.from_numpy(IMAGES)).detach())

@@ -34,7 +34,7 @@ def test_it_simplifies_and_keeps_the_results(inputs):
 
 
 def test_a_simplifier_that_changes_results_is_dropped(traced, inputs, monkeypatch):
-    def wrong(graph):
+    def wrong(graph, perform_optimization):
         other = onnx.ModelProto()
         other.CopyFrom(graph)
         weights = onnx.numpy_helper.to_array(other.graph.initializer[0]) * 1.01
@@ -50,7 +50,7 @@ def test_a_simplifier_that_changes_results_is_dropped(traced, inputs, monkeypatc
 
 
 def test_a_simplifier_that_fails_is_dropped(traced, inputs, monkeypatch):
-    def failing(graph):
+    def failing(graph, perform_optimization):
         raise RuntimeError("out of ideas")
 
     monkeypatch.setattr(onnxsim, "simplify", failing)
@@ -60,7 +60,7 @@ def test_a_simplifier_that_fails_is_dropped(traced, inputs, monkeypatch):
 
 
 def test_a_simplifier_that_freezes_the_batch_is_dropped(traced, inputs, monkeypatch):
-    def freezing(graph):
+    def freezing(graph, perform_optimization):
         other = onnx.ModelProto()
         other.CopyFrom(graph)
         other.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
@@ -70,3 +70,17 @@ def test_a_simplifier_that_freezes_the_batch_is_dropped(traced, inputs, monkeypa
     kept, report = simplify(traced, inputs, 1e-6)
     assert kept is traced
     assert "inputs or outputs" in report.notice
+
+
+def test_where_optimising_changes_results_constants_are_folded_alone(traced, inputs, monkeypatch):
+    real = onnxsim.simplify
+
+    def wrong_unless_careful(graph, perform_optimization):
+        if perform_optimization:
+            raise RuntimeError("out of ideas")
+        return real(graph, perform_optimization=False)
+
+    monkeypatch.setattr(onnxsim, "simplify", wrong_unless_careful)
+    kept, report = simplify(traced, inputs, 1e-6)
+    assert kept is not traced
+    assert not report.notice
