@@ -77,7 +77,9 @@ def main() -> None:
     for foreign in FOREIGN:
         rows.append(measure(foreign, build(foreign), pictures(foreign.shape)))
         print(json.dumps(rows[-1]["speed"]), rows[-1]["model"], f"{rows[-1]['int8_psnr_db']:.1f} dB", flush=True)
-    write_result("foreign-models", {"rows": rows}, options.json, packages=("torch", "diffusers", "pythae", "pyod"))
+    write_result(
+        "foreign-models", {"rows": rows}, options.json, packages=("torch", "diffusers", "pythae", "monai", "pyod")
+    )
 
 
 if __name__ == "__main__":

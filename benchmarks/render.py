@@ -111,18 +111,36 @@ def rise(variant: Report) -> str:
     )
 
 
+SWEEPS = {
+    "size, grey": "images of 32x32 to 256x256, grey",
+    "size, RGB": "images of 32x32 to 256x256, RGB",
+    "width": "widths of a half to double, in macs",
+    "latent": "latents of 2 to 256 dimensions",
+    "batch": "batches of 1 to 256 images",
+}
+
+
 def scaling_table(report: Report) -> list[str]:
-    """How time grows along each sweep, and the fraction of the machine's peak at its largest point."""
+    """How time grows along each sweep; at its largest point the time, what of the peak is used, and the memory."""
+    titles = {"plain float32": "plain float32", "float32": "edgeae float32", "int8": "edgeae int8"}
     lines = [
-        "| sweep, one thread | plain float32 | edgeae float32 | edgeae int8 |",
-        "|---|---|---|---|",
+        "| one thread | " + " | ".join(titles.values()) + " |",
+        "|---" * (len(titles) + 1) + "|",
     ]
-    sweeps = dict.fromkeys(name.rsplit(":", 1)[0] for name in report["fits"])
-    for sweep in sweeps:
-        fits = [report["fits"][f"{sweep}: {variant}"] for variant in ("plain float32", "float32", "int8")]
-        cells = [f"macs^{fit['exponent']:.2f}, {100 * fit['fraction_of_peak']:.0f} % of peak" for fit in fits]
-        lines.append(f"| {sweep} | " + " | ".join(cells) + " |")
+    for sweep, title in SWEEPS.items():
+        cells = []
+        for variant in titles:
+            fit = report["fits"][f"{sweep}: {variant}"]
+            share = [f"{100 * fit[f'fraction_of_{limit}']:.0f} % of {limit}" for limit in ("peak", "bandwidth")]
+            time, memory = milliseconds(fit["largest_us"]), f"{fit['largest_mib']:.0f} MiB"
+            cells.append(f"x^{fit['exponent']:.2f} to {time}: {', '.join([*share, memory])}")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return lines
+
+
+def milliseconds(us: float) -> str:
+    """Three digits at most."""
+    return f"{us / 1e3:.{2 if us < 1e4 else 0}f} ms"
 
 
 def others_table(report: Report) -> list[str]:

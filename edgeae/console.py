@@ -157,6 +157,8 @@ def show_export(report: ExportReport) -> None:
             table.add_row(name if stage == "traced" else "", stage, f"{size / 1000:,.1f}", counts)
         if simplification.notice:
             say(f"Simplification of the {name} was dropped: {simplification.notice}.")
+    for told in report.notices:
+        warn(told)
     console.print()
     console.print(table)
     _show_candidates(report)

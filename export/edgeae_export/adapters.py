@@ -37,6 +37,8 @@ class Adapted:
     """`"normal"` for a variational autoencoder."""
     value_range: ValueRange
     """What the model's own images look like; the two modules above take and give those of the bundle."""
+    notice: str
+    """What the user should know: the model's own forward does more than the two halves. Empty where it does not."""
 
 
 class EncoderHalf(nn.Module):
@@ -98,7 +100,7 @@ def adapt(
     trial = _trial_images(images, shape, value_range)
     told = encoder is not None or decoder is not None or decoder_arguments is not None
     references = [] if told else forward_images(model, value_range.to_model(trial))
-    found = _agreeing(
+    found, notice = _agreeing(
         model,
         named_halves(model, encoder, decoder, decoder_arguments),
         references,
@@ -111,6 +113,7 @@ def adapt(
         preprocessing=getattr(model, "preprocessing", _NO_PREPROCESSING),
         prior="normal" if found.encoder.roles.log_variance is not None else None,
         value_range=value_range,
+        notice=notice,
     )
 
 
@@ -129,37 +132,41 @@ def _agreeing(
     candidates: Iterator[tuple[Call, Call]],
     references: Sequence[Tensor],
     fit: Callable[[Call, Call], _Fitted],
-) -> _Fitted:
-    """The first pair of halves; where there is something to compare with, the first that makes the same images."""
+) -> tuple[_Fitted, str]:
+    """The first pair of halves that makes the images of `references`, or else the first of all, with a notice."""
     refused: InputError | None = None
+    first: _Fitted | None = None
+    notice = ""
     for pair in candidates:
         try:
             found = fit(*pair)
         except InputError as error:
             refused = refused or error
-            if references:
-                continue  # another pair counts only if it is shown to be right
-            break
+            continue
         value_range = found.decoder.value_range
         expected = [value_range.from_model(made) for image in references for made in (image, image.sigmoid())]
-        if not references or any(same_images(image, found.decoded) for image in expected):
-            return found
-        refused = refused or _left_out(model, found.decoded, expected[0])
-    assert refused
-    raise refused
+        if any(same_images(image, found.decoded) for image in expected):
+            return found, ""
+        if first is None and refused is None:  # a later pair counts only if it is shown to be right
+            first, notice = found, _left_out(model, found.decoded, expected) if expected else ""
+        if not references:
+            break
+    if first is None:
+        assert refused
+        raise refused
+    return first, notice
 
 
-def _left_out(model: object, decoded: Tensor, expected: Tensor) -> InputError:
+def _left_out(model: object, decoded: Tensor, expected: Sequence[Tensor]) -> str:
     what = (
         "ends with a sigmoid that the decoder leaves out"
-        if same_images(expected, decoded.sigmoid())
+        if same_images(expected[0], decoded.sigmoid())
         else "does something that they leave out, such as a quantiser, or a layer between or after them"
     )
-    return InputError(
+    return (
         f"The halves of {type(model).__name__} make other images than its own forward, by up to "
-        f"{float((decoded - expected).abs().max()):.2g}: forward {what}. Put it into one of them, and name the halves: "
-        "encoder='…' and decoder='…' in Python, --encoder and --decoder on the command line. Named, they are taken as "
-        "they are."
+        f"{float((decoded - expected[0]).abs().max()):.2g}: forward {what}. If the bundle should do it too, put it "
+        "into one of the halves and name them: encoder='…' and decoder='…' in Python, --encoder and --decoder in a shell."
     )
 
 

@@ -1,7 +1,7 @@
 """Where the two halves of a user's module are, and whether they are what its own `forward` does.
 
 Usual names come first. A module's `forward` may do something that the halves leave out (a quantiser, a further layer
-between them, a sigmoid at the end): where it can be compared with, it must agree, or the halves have to be named.
+between them, a sigmoid at the end): where it can be compared with, the pair that agrees is taken, or the user is told.
 """
 
 from __future__ import annotations

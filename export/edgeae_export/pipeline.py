@@ -101,6 +101,8 @@ class ExportReport:
     """The int8 parts against float32, on this machine; empty for a float32 export."""
     verdict: str
     """One sentence on size, speed and quality; empty for a float32 export."""
+    notices: list[str]
+    """What the user should know about the model that was given; usually empty."""
 
 
 def export(
@@ -235,7 +237,8 @@ def export(
             if part.compiled.precision == "int8"
         ]
     sentence = verdict(comparisons, quality) if comparisons else ""
-    return ExportReport(Path(out), parts, checks, manifest, comparisons, sentence)
+    notices = [adapted.notice] if adapted.notice else []
+    return ExportReport(Path(out), parts, checks, manifest, comparisons, sentence, notices)
 
 
 def _quantized(

@@ -95,6 +95,13 @@ def pythae_resnet() -> nn.Module:
     return AE(config, encoder=Encoder_ResNet_AE_CIFAR(config), decoder=Decoder_ResNet_AE_CIFAR(config))
 
 
+def monai_autoencoder() -> nn.Module:
+    """MONAI's AutoEncoder: transposed convolutions, batch norm and PReLU."""
+    from monai.networks.nets import AutoEncoder
+
+    return AutoEncoder(spatial_dims=2, in_channels=1, out_channels=1, channels=(16, 32, 32), strides=(2, 2, 2))
+
+
 def pyod_dense() -> nn.Module:
     """PyOD's dense autoencoder for rows of a table."""
     from pyod.models.auto_encoder import AutoEncoderModel
@@ -109,6 +116,7 @@ FOREIGN = (
     Foreign("pythae VAE, dense", pythae_mlp(variational=True), (1, 28, 28)),
     Foreign("pythae VAE, convolutional", pythae_conv, (1, 28, 28)),
     Foreign("pythae AE, residual", pythae_resnet, (3, 32, 32)),
+    Foreign("MONAI AutoEncoder", monai_autoencoder, (1, 32, 32)),
     Foreign("PyOD AutoEncoder, dense", pyod_dense, (40,)),
 )
 
