@@ -166,7 +166,7 @@ def _left_out(model: object, decoded: Tensor, expected: Sequence[Tensor]) -> str
     return (
         f"The halves of {type(model).__name__} make other images than its own forward, by up to "
         f"{float((decoded - expected[0]).abs().max()):.2g}: forward {what}. If the bundle should do it too, put it "
-        "into one of the halves and name them: encoder='…' and decoder='…' in Python, --encoder and --decoder in a shell."
+        "into one of the halves and name them: encoder='…' and decoder='…' in Python, or --encoder and --decoder."
     )
 
 
