@@ -66,8 +66,8 @@ def ratios_table(report: Report) -> list[str]:
     """Every peer's time over edgeae int8's, on one thread: above one, edgeae is faster."""
     head = " | ".join(f"{part} {batch}" for part, batch in CASES)
     lines = [
-        f"| time over edgeae int8's | {head} | PSNR | error | start-up | memory |",
-        "|---" * (len(CASES) + 5) + "|",
+        f"| time over edgeae int8's | {head} | decoder file | PSNR | error | start-up | memory |",
+        "|---" * (len(CASES) + 6) + "|",
     ]
     starts = {start["variant"]: start for start in report["cold_start"]}
     for variant in report["variants"]:
@@ -75,9 +75,26 @@ def ratios_table(report: Report) -> list[str]:
         cells = [ratio_cell(report, name, part, batch) for part, batch in CASES]
         start = starts.get(name)
         told = [f"{start['total_ms']:.0f} ms", f"{start['peak_memory_mib']:.0f} MiB"] if start else ["", ""]
+        cells.append(f"{variant['bytes']['decoder'] / 1000:.0f} kB")
         title = f"**{name}**" if name.startswith("edgeae") else name
         lines.append(f"| {title} | " + " | ".join([*cells, fidelity(variant), rise(variant), *told]) + " |")
-    return lines
+    return [*lines, "", noise_line(report), *absent_lines(report)]
+
+
+def noise_line(report: Report) -> str:
+    """What one variant differed from itself by."""
+    pairs = report["pair_noise"]
+    one = max(noise for case, noise in pairs.items() if case.endswith(" 1 thread"))
+    return (
+        f"The same variant under two names (the A/A pair) differed by at most {100 * one:.1f} % on one thread and "
+        f"{100 * max(pairs.values()):.1f} % on several."
+    )
+
+
+def absent_lines(report: Report) -> list[str]:
+    """Peers that did not take part, and why."""
+    whole = [each for each in report["absent"] if "," not in each["variant"]]
+    return [f"Absent: {each['variant']} ({each['reason']})." for each in whole]
 
 
 def ratio_cell(report: Report, name: str, part: str, batch: int) -> str:
