@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
+import onnxscript.optimizer
 import torch
 from edgeae_runtime.errors import InputError
 from torch import Tensor, nn
@@ -76,6 +77,9 @@ def _checked(
                 "without control flow that depends on values, and without a fixed batch size."
             ) from error
     assert program is not None
+    if not optimize:
+        onnxscript.optimizer.fold_constants(program.model)
+        onnxscript.optimizer.remove_unused_nodes(program.model)
     model: onnx.ModelProto = program.model_proto
     clean(model)
     _name_batch(model)
