@@ -130,8 +130,8 @@ def show_training(checkpoint: Checkpoint) -> None:
     A variational autoencoder's KL divergence and total, 500 times the loss plus the KL, are those of the book.
     """
     variational = checkpoint.config.kind == "vae"
-    further = ("training KL", "validation KL", "training total", "validation total") if variational else ()
-    titles = ("epoch", "training loss", "validation loss", "entropy floor", *further, "seconds")
+    further = ("training\nKL", "validation\nKL", "training\ntotal", "validation\ntotal") if variational else ()
+    titles = ("epoch", "training\nloss", "validation\nloss", "entropy\nfloor", *further, "seconds")
     table = _table(*titles, right=titles)
     for record in checkpoint.history:
         losses = (record.train_loss, record.validation_loss, checkpoint.entropy_floor)

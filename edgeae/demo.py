@@ -26,7 +26,7 @@ from edgeae.training import TrainingConfig, TrainingProgress, train
 
 PRECISIONS = {"float32": "none", "int8": "int8"}
 _SHOWN = 10  # pictures in a row: one of each class
-_SAMPLES = 50  # new pictures
+_SAMPLES = 64  # new pictures
 _GRID = 15  # points per axis of the decoded plane
 
 
