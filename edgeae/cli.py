@@ -63,18 +63,20 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
 ) -> None:
     """Train, export float32 and int8, verify, time and draw: the whole story."""
+    from edgeae.data import holds_pictures
     from edgeae.demo import run_demo
     from edgeae.model import AutoencoderConfig
     from edgeae.training import TrainingConfig
 
     images = _load_or_sample(data)
+    preset = "medium" if holds_pictures(data) else "small"
     console.heading("edgeae demo")
     with console.training_progress() as bar:
         report = run_demo(
             images,
             out,
             TrainingConfig(epochs=epochs),
-            AutoencoderConfig(kind=kind),
+            AutoencoderConfig.preset(preset, channels=images.train_images.shape[1], kind=kind),
             on_stage=lambda stage: bar.line(f"· {stage}"),
             on_training=bar,
         )
@@ -114,16 +116,17 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished epoch.")] = False,
 ) -> None:
     """Train the autoencoder; every finished epoch is a checkpoint."""
-    from edgeae.data import PictureOptions, load_images
+    from edgeae.data import PictureOptions, holds_pictures, load_images
     from edgeae.model import AutoencoderConfig
     from edgeae.training import TrainingConfig
     from edgeae.training import train as train_model
 
-    chosen = AutoencoderConfig.preset(preset or "medium", image_size=image_size)
+    preset = preset or ("medium" if holds_pictures(data) else "small")
+    chosen = AutoencoderConfig.preset(preset, image_size=image_size)
     pictures = PictureOptions(size=chosen.image_size, channels=channels, fit=fit)
     images = load_images(data, pictures=pictures, on_progress=console.say)
     config = AutoencoderConfig.preset(
-        preset or ("medium" if images.resize else "small"),
+        preset,
         channels=images.train_images.shape[1],
         kind=kind,
         image_size=image_size,

@@ -62,9 +62,20 @@ def load_images(
             "files, or of a .npy or .npz file."
         )
     tell(f"reading {path}")
-    if find_files(path) or not find_pictures(path):
-        return read_folder(path, str(path.resolve()))
-    return read_pictures(path, pictures, tell)
+    if holds_pictures(name):
+        return read_pictures(path, pictures, tell)
+    if not find_files(path):
+        raise InputError(
+            f"The folder {path} holds neither pictures, anywhere below it, nor {', '.join(FILES)} (each plain "
+            "or with .gz). Give a folder that holds one of these."
+        )
+    return read_folder(path, str(path.resolve()))
+
+
+def holds_pictures(name: str) -> bool:
+    """Whether a name is the path of a folder of pictures, and not of one of IDX files."""
+    path = Path(name).expanduser()
+    return name not in DATA_SETS and path.is_dir() and not find_files(path) and bool(find_pictures(path))
 
 
 def _fashion_mnist(folder: Path | None, download: bool, tell: Callable[[str], None]) -> ImageSet:

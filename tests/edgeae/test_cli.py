@@ -227,7 +227,7 @@ def test_demo_without_the_data_set_uses_the_sample_and_says_so(tmp_path):
     assert "embedded sample" in done.stdout
     demo = tmp_path / "demo"
     assert sorted(path.name for path in (demo / "pictures").iterdir()) == [
-        "decoded-plane.png", "latent-plane.png", "loss.png", "reconstructions.png",
+        "decoded-plane.png", "latent-plane.png", "loss.png", "reconstructions.png", "samples.png",
     ]  # fmt: skip
     metrics = json.loads((demo / "metrics.json").read_text())
     assert metrics["data"]["name"] == "sample"
