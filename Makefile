@@ -4,17 +4,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-fast test-arm64 bench-guard lint types format clean
+.PHONY: demo test test-fast test-models test-arm64 bench-guard lint types format clean
 
 demo: $(STAMP)  ## train, export, verify, time and draw
 	$(BIN)/edgeae demo
 
 test: lint types  ## everything: lint, types, fast tests, then slow ones
-	$(BIN)/python -m pytest -m "not slow and not arm64"
+	$(BIN)/python -m pytest -m "not slow and not models and not arm64"
 	$(BIN)/python -m pytest -m slow
 
 test-fast: $(STAMP)  ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow and not arm64"
+	$(BIN)/python -m pytest -m "not slow and not models and not arm64"
+
+test-models: $(STAMP)  ## export, int8 and verify: other people's architectures, and a small one per kind of layer
+	$(BIN)/python -m pytest -m models
 
 test-arm64: $(STAMP)  ## bundles on an emulated Raspberry Pi 4 and 5; needs Debian, debootstrap and the network
 	PYTHON=$(BIN)/python bash tests/arm64/prepare.sh .arm64

@@ -369,7 +369,7 @@ ZOO = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.models
 @pytest.mark.parametrize("name", ZOO)
 def test_the_zoo(name, pictures, tmp_path):
     encoder, decoder = layers(ZOO[name])
