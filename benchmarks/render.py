@@ -78,7 +78,7 @@ def ratios_table(report: Report) -> list[str]:
         cells.append(f"{variant['bytes']['decoder'] / 1000:.0f} kB")
         title = f"**{name}**" if name.startswith("edgeae") else name
         lines.append(f"| {title} | " + " | ".join([*cells, fidelity(variant), rise(variant), *told]) + " |")
-    return [*lines, "", noise_line(report), *absent_lines(report)]
+    return [*lines, "", noise_line(report), *fewer_lines(report), *absent_lines(report)]
 
 
 def noise_line(report: Report) -> str:
@@ -89,6 +89,12 @@ def noise_line(report: Report) -> str:
         f"The same variant under two names (the A/A pair) differed by at most {100 * one:.1f} % on one thread and "
         f"{100 * max(pairs.values()):.1f} % on several."
     )
+
+
+def fewer_lines(report: Report) -> list[str]:
+    """Peers too slow for their fidelity to be measured over the whole test set."""
+    fewer = [each for each in report["variants"] if each["fidelity_images"] < report["test_images"]]
+    return [f"Fidelity of {each['variant']}: over {each['fidelity_images']} images." for each in fewer]
 
 
 def absent_lines(report: Report) -> list[str]:
