@@ -12,7 +12,7 @@ from tests.export.foreign import FOREIGN, build, pictures, tensor
 @pytest.mark.models
 @pytest.mark.parametrize("foreign", FOREIGN, ids=lambda each: each.name)
 def test_it_exports_and_verifies(foreign, tmp_path):
-    model, inputs = build(foreign, steps=3), pictures(foreign.shape)[:80]
+    model, inputs = build(foreign, steps=10), pictures(foreign.shape)
     common = {"calibration": inputs, "value_range": foreign.value_range, "target": "x86-vnni", **foreign.options}
     for quantize in ("none", "int8"):
         export(model, tmp_path / quantize, quantize=quantize, **common)
