@@ -50,7 +50,7 @@ def main() -> None:
     (batches,) = compute(encoded, scheduler="processes", num_workers=options.workers, chunksize=1)
     names, latents, workers = zip(*(row for batch in batches for row in batch), strict=True)
     np.savez(options.out, names=np.array(names), latents=np.stack(latents))
-    print(f"Encoded {len(names)} pictures with {len(set(workers))} workers: {options.out}")
+    print(f"Encoded {len(names)} pictures by {len(set(workers))} of {options.workers} workers: {options.out}")
 
 
 if __name__ == "__main__":

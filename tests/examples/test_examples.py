@@ -1,6 +1,7 @@
 """Every example runs as its docstring says: real processes, real sockets, real files."""
 
 import io
+import re
 import socket
 import subprocess
 import sys
@@ -110,7 +111,7 @@ def test_camera_loop_finds_the_unusual_frames():
     assert "frames per second" in done.stdout
 
 
-def test_a_folder_is_encoded_by_two_workers(tmp_path):
+def test_a_folder_is_encoded_by_workers(tmp_path):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (300, 32, 32), dtype=np.uint8)
     (tmp_path / "in" / "deep").mkdir(parents=True)
@@ -119,7 +120,8 @@ def test_a_folder_is_encoded_by_two_workers(tmp_path):
     arguments = (BUNDLE, tmp_path / "in", tmp_path / "out.npz", "--workers", 2)
     done = subprocess.run(command("encode_folder", *arguments), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "300 pictures with 2 workers" in done.stdout
+    # On a busy machine the first worker may be done with all parts before the second has started.
+    assert re.search("300 pictures by [12] of 2 workers", done.stdout), done.stdout
     result = np.load(tmp_path / "out.npz")
     expected = Autoencoder.load(BUNDLE).encode(images[:, None])
     for name, latent in zip(result["names"], result["latents"], strict=True):
