@@ -13,6 +13,8 @@ from edgeae_runtime.manifest import TensorSpec
 
 Float32Array = NDArray[np.float32]
 
+_UNIT = (0.0, 1.0)
+_BITS_OF_ONE = int(np.float32(1).view(np.uint32))
 _RANGE_SLACK = 1e-6  # resizing and arithmetic in float32 overshoot a bound by about one rounding error
 
 
@@ -36,7 +38,7 @@ def as_images(images: object, spec: TensorSpec) -> tuple[Float32Array, bool]:
     single = array.ndim <= len(shape)
     if array.shape[1:] != shape:
         array = _one_image(array, shape)
-    if array.dtype == np.uint8 and spec.range == (0.0, 1.0):
+    if array.dtype == np.uint8 and spec.range == _UNIT:
         return _not_empty(np.divide(array, np.float32(255), dtype=np.float32), "image"), single
     return _checked(array, spec, "image", "uint8 pixels in 0..255, or floating point"), single
 
@@ -88,17 +90,26 @@ def _checked(array: NDArray[Any], spec: TensorSpec, name: str, expected: str) ->
     if array.dtype.kind != "f":
         raise InputError(f"Got {name}s of dtype {array.dtype}, expected {expected}. Convert them first.")
     _not_empty(array, name)
+    if spec.range == _UNIT and array.dtype == np.float32 and _within_unit(array):
+        return _contiguous(array)
     if spec.range is None and math.isfinite(np.add.reduce(array, axis=None, dtype=np.float64)):
         return _contiguous(array)  # a finite sum has only finite terms; a sum that overflows is looked at below
     low, high = spec.range or (-np.inf, np.inf)
     # NaN passes through min and max and fails both comparisons.
     smallest, largest = float(array.min()), float(array.max())
     inside = low - _RANGE_SLACK <= smallest and largest <= high + _RANGE_SLACK
-    if not inside or not (np.isfinite(smallest) and np.isfinite(largest)):
+    if not inside or not (math.isfinite(smallest) and math.isfinite(largest)):
         wanted = "finite numbers" if spec.range is None else f"numbers from {low:g} to {high:g}"
         advice = " Divide 8-bit pixels by 255, or give them as uint8." if spec.range and largest > high else ""
         raise InputError(f"Got {name}s with values from {smallest:g} to {largest:g}, expected {wanted}.{advice}")
     return _contiguous(array)
+
+
+def _within_unit(array: Float32Array) -> bool:
+    """Whether all numbers lie in [0, 1], in one pass: the bits of positive floats, read as integers, sort as the floats
+    do, and those of negative numbers, infinity and NaN lie above those of 1. (-0 lies above too, and is checked again.)
+    """
+    return int(np.maximum.reduce(array.view(np.uint32), axis=None)) <= _BITS_OF_ONE
 
 
 def _contiguous(array: NDArray[Any]) -> Float32Array:

@@ -91,6 +91,22 @@ def test_bad_images_are_refused(ae, images, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, 1.0, np.nextafter(np.float32(1), 2), -1e-45, -1e-7])
+def test_one_odd_pixel_within_rounding_is_taken(ae, value):
+    odd = np.full((2, 1, 16, 16), 0.5, np.float32)
+    odd[1, 0, 7, 7] = value
+    np.testing.assert_array_equal(as_images(odd, ae.manifest.parts["encoder"].input)[0], odd)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf, 1.00001, -0.00001, 2, -1, 1e38, -1e38])
+def test_one_odd_pixel_outside_is_refused(ae, value):
+    odd = np.full((2, 1, 16, 16), 0.5, np.float32)
+    odd[1, 0, 7, 7] = value
+    for images in (odd, odd[..., ::-1], odd.astype(np.float64)):
+        with pytest.raises(InputError, match="from 0 to 1"):
+            ae.encode(images)
+
+
 @pytest.mark.parametrize(
     ("latents", "words"),
     [
