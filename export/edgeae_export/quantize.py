@@ -56,6 +56,7 @@ def quantize(
     ranges: Mapping[tuple[str, ...], Range],
     target: Target,
     bias_shifts: Mapping[str, Array] | None = None,
+    rounded: Mapping[str, QuantizedWeight] | None = None,
 ) -> onnx.ModelProto:
     """Insert the QDQ pairs.
 
@@ -65,6 +66,7 @@ def quantize(
         ranges: the range of each group of activations.
         target: what the weights should look like.
         bias_shifts: per layer, what to add to its bias.
+        rounded: per layer, its weight as `round_weights` rounds it; to the nearest step by default.
 
     Returns:
         A graph of standard operators; opset and inputs and outputs as before.
@@ -76,7 +78,7 @@ def quantize(
     scale_of = {node.name: scales[origins(editor, node.input[0])[0]] for node in layers}
     inserter.activations(scales, layers)
     for node in layers:
-        inserter.layer(node, scale_of[node.name], (bias_shifts or {}).get(node.name))
+        inserter.layer(node, scale_of[node.name], (bias_shifts or {}).get(node.name), (rounded or {}).get(node.name))
     return store_in_half(editor.finish())
 
 
@@ -146,7 +148,9 @@ class _Inserter:
                 for index in indices:
                     reader.input[index] = source
 
-    def layer(self, node: NodeProto, input_scale: ActivationScale, shift: Array | None) -> None:
+    def layer(
+        self, node: NodeProto, input_scale: ActivationScale, shift: Array | None, rounded: QuantizedWeight | None
+    ) -> None:
         """Quantise the weight and the bias of one layer."""
         weight = self.editor.constants[node.input[1]]
         bias = self.editor.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
@@ -161,6 +165,8 @@ class _Inserter:
             bias = bias if shift is None else bias + shift
         smallest = None if bias is None else np.abs(bias) / (float(input_scale.scale) * _BIAS_LIMIT)
         quantized = quantize_weight(weight, axis, self.target, smallest)
+        if rounded is not None and np.array_equal(rounded.scale, quantized.scale):  # a large bias wants another scale
+            quantized = rounded
         per_channel = {"axis": axis} if quantized.scale.ndim else {}
         scale = self.editor.add_constant(quantized.scale, f"{node.name}_weight_scale")
         node.input[1] = self.editor.add(

@@ -10,6 +10,7 @@ from edgeae_export.rewrites.heads import merge_heads
 from edgeae_export.rewrites.phase_split import split_phases
 from edgeae_export.rewrites.resize_phases import resize_to_phases
 from edgeae_export.rewrites.subpixel import subpixel
+from edgeae_export.rewrites.wide_outputs import widen_outputs
 
 __all__ = [
     "Decision",
@@ -22,4 +23,5 @@ __all__ = [
     "split_col2im",
     "split_phases",
     "subpixel",
+    "widen_outputs",
 ]
