@@ -8,6 +8,8 @@ Report = dict[str, Any]
 
 EXACT_DB = 100
 """From this PSNR on, two float32 results are the same but for rounding."""
+TIE = 0.02
+"""Least difference that counts: the width to which the rounds measure (`PRECISION` of the runtime's timing)."""
 PLAIN, STATIC = "plain", "quantize_static"
 EDGEAE = ("edgeae float32", "edgeae int8", "edgeae auto")
 """The forms that are ours, in the zoo's result; the last may be missing."""
@@ -40,7 +42,8 @@ def zoo_cell(found: Report, name: str) -> str:
     made = found["forms"]
     form, plain = made[name], made[PLAIN]
     best = min((plain, made[STATIC]), key=lambda each: each["median_us"])
-    slower = form["median_us"] / best["median_us"] > 1 + form["noise"] + best["noise"] + found["pair_noise"]
+    noise = max(form["noise"] + best["noise"] + found["pair_noise"], TIE)
+    slower = form["median_us"] / best["median_us"] > 1 + noise
     speed = f"{plain['median_us'] / form['median_us']:.2f}x"
     told = f"**{speed}**" if slower and name in EDGEAE else speed
     return told if form["psnr_db"] >= EXACT_DB else f"{told}, {form['psnr_db']:.1f} dB"
@@ -56,7 +59,10 @@ def zoo_errors(report: Report, forms: list[str]) -> list[str]:
     ]
     for row in report["rows"]:
         torch, trips = row["error_of_torch"], row["round_trips"]
-        cells = [f"{100 * (trips[name]['error'] / torch - 1):+.2f} %" if name in trips else "refused" for name in forms]
+        cells = [
+            f"{round(100 * (trips[name]['error'] / torch - 1), 2) + 0.0:+.2f} %" if name in trips else "refused"
+            for name in forms
+        ]
         share = f"{torch / row['error_of_the_mean_input']:.2f}"
         told = [row["model"], f"{row['held_out_inputs']}: {row['inputs']}", f"{torch:.3g}", share]
         lines.append("| " + " | ".join([*told, *cells]) + " |")
