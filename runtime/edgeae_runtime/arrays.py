@@ -88,7 +88,9 @@ def _as_array(value: object, name: str) -> NDArray[Any]:
 
 def _checked(array: NDArray[Any], spec: TensorSpec, name: str, expected: str) -> Float32Array:
     if array.dtype.kind != "f":
-        raise InputError(f"Got {name}s of dtype {array.dtype}, expected {expected}. Convert them first.")
+        wide = array.dtype.kind in "iu" and spec.range == _UNIT
+        advice = "Divide them by what means white, such as 65535 for 16 bits." if wide else "Convert them first."
+        raise InputError(f"Got {name}s of dtype {array.dtype}, expected {expected}. {advice}")
     _not_empty(array, name)
     if spec.range == _UNIT and array.dtype == np.float32 and _within_unit(array):
         return _contiguous(array)
@@ -100,9 +102,22 @@ def _checked(array: NDArray[Any], spec: TensorSpec, name: str, expected: str) ->
     inside = low - _RANGE_SLACK <= smallest and largest <= high + _RANGE_SLACK
     if not inside or not (math.isfinite(smallest) and math.isfinite(largest)):
         wanted = "finite numbers" if spec.range is None else f"numbers from {low:g} to {high:g}"
-        advice = " Divide 8-bit pixels by 255, or give them as uint8." if spec.range and largest > high else ""
-        raise InputError(f"Got {name}s with values from {smallest:g} to {largest:g}, expected {wanted}.{advice}")
+        raise InputError(
+            f"Got {name}s with values from {smallest:g} to {largest:g}, expected {wanted}."
+            f"{_advice(smallest, largest, spec.range)}"
+        )
     return _contiguous(array)
+
+
+def _advice(smallest: float, largest: float, limits: tuple[float, float] | None) -> str:
+    """What to do about values outside the range: by what they look like."""
+    if not (math.isfinite(smallest) and math.isfinite(largest)):
+        return " Find the others with numpy.isfinite, and leave those rows out."
+    if limits != _UNIT:
+        return ""
+    if smallest >= 0:
+        return " Divide 8-bit pixels by 255, or give them as uint8."
+    return " Undo the normalisation first: a bundle takes [0, 1], whatever range its model was trained on."
 
 
 def _within_unit(array: Float32Array) -> bool:
