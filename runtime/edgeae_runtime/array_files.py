@@ -146,6 +146,8 @@ def _read_header(stream: IO[bytes]) -> tuple[Shape, np.dtype[Any]]:
 
 def _meant(file: Path, headers: Headers, fits: Fits | None, prefer: str) -> tuple[str, str]:
     """The name of the array that is meant, and what to tell."""
+    if not headers:
+        raise InputError(f"{shown(file)} is not a readable .npz file: it holds no arrays. Save it with numpy.savez.")
     if len(headers) == 1:
         return next(iter(headers)), ""
     numbers = [name for name, (_, dtype) in headers.items() if dtype.kind in _NUMBERS]

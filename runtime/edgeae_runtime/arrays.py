@@ -51,8 +51,18 @@ def _one_image(array: NDArray[Any], shape: tuple[int | None, ...]) -> NDArray[An
         return array[None, None]
     sizes = ", ".join(map(str, shape))
     alone = f" or [{', '.join(map(str, shape[1:]))}]" if len(shape) > 1 and shape[0] == 1 else ""
-    picture = f" Resize or pad them to {shape[1]}x{shape[2]} first." if len(shape) == 3 else ""
-    raise InputError(f"Got images of shape {list(array.shape)}, expected [n, {sizes}], [{sizes}]{alone}.{picture}")
+    raise InputError(
+        f"Got images of shape {list(array.shape)}, expected [n, {sizes}], [{sizes}]{alone}.{_way(array.shape, shape)}"
+    )
+
+
+def _way(found: tuple[int, ...], shape: tuple[int | None, ...]) -> str:
+    """What to do about images of another shape, by what they look like."""
+    if len(shape) > 1 and shape[0] == 1 and found[1:] == shape[1:]:
+        return " Give them an axis of the channel: images[:, None]."
+    if len(shape) > 1 and (*shape[1:], shape[0]) in (found, found[1:]):
+        return f" Move their channels to the front: numpy.moveaxis(images, -1, -{len(shape)})."
+    return f" Resize or pad them to {shape[1]}x{shape[2]} first." if len(shape) == 3 else ""
 
 
 def as_latents(latents: object, spec: TensorSpec) -> tuple[Float32Array, bool]:
@@ -88,9 +98,7 @@ def _as_array(value: object, name: str) -> NDArray[Any]:
 
 def _checked(array: NDArray[Any], spec: TensorSpec, name: str, expected: str) -> Float32Array:
     if array.dtype.kind != "f":
-        wide = array.dtype.kind in "iu" and spec.range == _UNIT
-        advice = "Divide them by what means white, such as 65535 for 16 bits." if wide else "Convert them first."
-        raise InputError(f"Got {name}s of dtype {array.dtype}, expected {expected}. {advice}")
+        raise InputError(f"Got {name}s of dtype {array.dtype}, expected {expected}. {_conversion(array, spec.range)}")
     _not_empty(array, name)
     if spec.range == _UNIT and array.dtype == np.float32 and _within_unit(array):
         return _contiguous(array)
@@ -107,6 +115,15 @@ def _checked(array: NDArray[Any], spec: TensorSpec, name: str, expected: str) ->
             f"{_advice(smallest, largest, spec.range)}"
         )
     return _contiguous(array)
+
+
+def _conversion(array: NDArray[Any], limits: tuple[float, float] | None) -> str:
+    """What to do about numbers that are neither uint8 nor floating point."""
+    if array.dtype.kind not in "iu" or limits != _UNIT or array.size == 0 or array.min() < 0:
+        return "Convert them first."
+    if array.max() <= np.iinfo(np.uint8).max:
+        return "Save them as uint8 if white is 255, else divide them by what white is."
+    return "Divide them by what white is, such as 65535 for 16 bits."
 
 
 def _advice(smallest: float, largest: float, limits: tuple[float, float] | None) -> str:

@@ -152,9 +152,11 @@ def read_pictures(
         InputError: none can be read, or one has a size that the preprocessing does not bring to the model's.
     """
     if len(image_shape) != 3 or image_shape[0] not in (1, 3):
+        last = len(image_shape) == 3 and image_shape[2] in (1, 3)
+        turned = ",".join(map(str, (image_shape[-1], *image_shape[:-1])))
         raise InputError(
             f"Got pictures for a model of arrays of shape {list(image_shape)}, expected 1 or 3 channels, height and "
-            "width. Give a .npy or .npz file of such arrays."
+            f"width. {f'The channels come first: {turned}.' if last else 'Give a .npy or .npz file of such arrays.'}"
         )
     if preprocessing.fit is None:
         _check_sizes(files, image_shape, preprocessing, hint)

@@ -138,12 +138,13 @@ def test_what_is_no_set_of_images(tmp_path, pixels):
     ("change", "words"),
     [
         (lambda a: (a * 257.0).astype(np.uint16), "such as 65535"),
+        (lambda a: a.astype(np.int64), "Save them as uint8"),
         (lambda a: a.astype(np.float32), "Divide 8-bit pixels by 255"),
         (lambda a: a / np.float32(127.5) - 1, "Undo the normalisation"),
         (lambda a: np.where(a > 100, np.nan, 0.5), "isfinite"),
         (lambda a: a > 100, "bool"),
     ],
-    ids=["16-bit", "0..255", "-1..1", "nan", "bool"],
+    ids=["16-bit", "int64", "0..255", "-1..1", "nan", "bool"],
 )
 def test_other_values_are_refused_and_never_scaled_in_silence(tmp_path, pixels, change, words):
     np.save(tmp_path / "a.npy", change(pixels))

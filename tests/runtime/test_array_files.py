@@ -183,6 +183,12 @@ def test_a_lying_array_in_a_zip(tmp_path):
             read_array(f"{tmp_path / 'a.npz'}{name}", fits_any())
 
 
+def test_an_empty_zip(tmp_path):
+    np.savez(tmp_path / "a.npz")
+    with pytest.raises(InputError, match="holds no arrays"):
+        read_array(tmp_path / "a.npz")
+
+
 def test_empty_arrays_are_arrays(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((0, 1, 4, 4), np.float32))
     assert read_array(tmp_path / "a.npy").shape == (0, 1, 4, 4)
@@ -207,6 +213,15 @@ def test_encode_takes_arrays_as_they_come(bundle, images, tmp_path):
     assert "Wrote 5 images" in commands.decode(str(bundle), str(tmp_path / "z.npy"), str(tmp_path / "y.npy"), "cpu")
     np.savez(tmp_path / "z.npz", latents=expected, labels=np.zeros(len(images)))
     assert "Wrote 5 images" in commands.decode(str(bundle), str(tmp_path / "z.npz"), str(tmp_path / "y.npy"), "cpu")
+
+
+def test_arrays_in_memory_are_not_turned_but_the_way_is_told(bundle, images):
+    """The library's own call takes arrays by the letter: what is meant is known to the caller."""
+    ae = Autoencoder.load(bundle, parts=("encoder",))
+    with pytest.raises(InputError, match=r"numpy\.moveaxis\(images, -1, -3\)"):
+        ae.encode(images.transpose(0, 2, 3, 1))
+    with pytest.raises(InputError, match=r"images\[:, None\]"):
+        ae.encode(images[:, 0])
 
 
 def test_interpolate_between_an_image_and_a_latent(bundle, images, tmp_path):

@@ -69,6 +69,8 @@ def test_other_sizes_are_refused_with_all_that_were_found(tmp_path):
         save(tmp_path / f"{index}.png", np.zeros((16 if index else 20, 16, 3), np.uint8))
     with pytest.raises(InputError, match=r"5 of 16x16 and 1 of 20x16 pixels, expected 16x16"):
         read_images(tmp_path, (3, 16, 16), AS_THEY_ARE)
+    with pytest.raises(InputError, match=r"channels come first: 3,16,16"):
+        read_images(tmp_path, (16, 16, 3), AS_THEY_ARE)
     with pytest.raises(InputError, match="expected 1 or 3 channels, height and width"):
         read_images(tmp_path, (1, 256), AS_THEY_ARE)
 
