@@ -167,7 +167,11 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")] = DEFAULT_BUNDLE,
     quantize: Annotated[str, typer.Option(help="none or int8.")] = "none",
     calibration: Annotated[
-        str | None, typer.Option(help="Images to calibrate int8 with; by default the checkpoint's training set.")
+        str | None,
+        typer.Option(
+            help="Images to calibrate int8 with, as --data; by default the checkpoint's training set. Of a .npz with "
+            "several arrays, one by its name: file.npz:x_train."
+        ),
     ] = None,
     target: Annotated[
         str,
@@ -190,6 +194,10 @@ def export(
     ] = None,
     image_shape: Annotated[
         str | None, typer.Option(help="One image, such as 3,64,64; a signal 1,256; a row 20.", rich_help_panel=OWN)
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(help="Calibration pictures of other sizes: crop, pad or stretch.", rich_help_panel=OWN),
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="Its method or submodule.", rich_help_panel=OWN)] = None,
     decoder: Annotated[str | None, typer.Option(help="The same.", rich_help_panel=OWN)] = None,
@@ -227,6 +235,7 @@ def export(
     }
     own: dict[str, Any] = {
         "image_shape": numbers_or_none("--image-shape", image_shape, int),
+        "fit": fit,
         "encoder": encoder,
         "decoder": decoder,
         "outputs": outputs.split(",") if outputs else None,

@@ -85,7 +85,7 @@ def test_idle_cpu_sees_a_spinning_thread():
     thread = threading.Thread(target=spin)
     thread.start()
     try:
-        assert idle_cpu(0.3) > 0.2 > quiet
+        assert idle_cpu(0.3) > 10 * quiet, "also where other work leaves the thread little of a core"
     finally:
         stop.set()
         thread.join()
