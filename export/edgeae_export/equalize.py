@@ -16,6 +16,7 @@ from onnx import NodeProto
 from edgeae_export.calibration import activations
 from edgeae_export.editor import Array, GraphEditor, attribute
 from edgeae_export.graph import WEIGHTED_OPS, Float32Array
+from edgeae_export.probe import Probe
 
 HOMOGENEOUS = ("Relu", "LeakyRelu")
 SMALLEST = 1e-3
@@ -39,12 +40,23 @@ def equalize(model: onnx.ModelProto, inputs: Float32Array, strength: float) -> o
         model: a folded float32 graph, before its layers are split or shuffled.
         inputs: calibration inputs, float32 [n, …].
         strength: 0 leaves the graph as it is; 1 gives every channel the same range, at the weights' expense.
+
+    Returns:
+        The equalised graph; the given one where that cannot be made, or computes something else on real inputs or on
+        corners.
     """
     editor = GraphEditor(model)
     pairs = _pairs(editor)
     if strength == 0 or not pairs:
         return model
-    largest = _largest(model, pairs, inputs)
+    try:
+        equalized = _equalized(editor, pairs, _largest(model, pairs, inputs), strength)
+    except Exception:  # a form of graph that was not foreseen: it stays as it is
+        return model
+    return model if Probe(model, inputs).difference(equalized) else equalized
+
+
+def _equalized(editor: GraphEditor, pairs: list[_Pair], largest: dict[str, Array], strength: float) -> onnx.ModelProto:
     for pair in pairs:
         peak = largest[pair.activation.output[0]]
         scale = np.maximum((peak / max(float(peak.max()), 1e-30)) ** strength, SMALLEST)
@@ -66,6 +78,8 @@ def _pair(editor: GraphEditor, node: NodeProto) -> _Pair | None:
     before = editor.producer(node.input[0])
     after = editor.only_consumer(node.output[0])
     if after is not None and after.op_type in ("Reshape", "Flatten"):
+        if not editor.keeps_rows(after):
+            return None
         after = editor.only_consumer(after.output[0])
     if before is None or after is None or editor.only_consumer(before.output[0]) is not node:
         return None
