@@ -19,7 +19,7 @@ from edgeae_runtime.parity import Check, compare_each, psnr_each
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeae_export.graph import Float32Array, Run, runner
+from edgeae_export.graph import Float32Array, Run, joined_runner, runner
 from edgeae_export.images import GOLDEN_IMAGES
 from edgeae_export.parity import FEW_IMAGES_ALLOWANCE_DB, INT8_PSNR_DB, NOISE_FACTOR, Reference, torch_outputs
 from edgeae_export.probe import ROUNDING, in_last_bit, largest, observed_corners, picture_corners
@@ -173,6 +173,17 @@ def corner_checks(
         what = f"{_TITLES[key]}, {len(inputs)} corners"
         checks.append(compare_each(what, answers.names, answers.expected, found, metric, limits, peaks[key]))
     return checks
+
+
+def finite_on_corners(corners: Corners, graphs: Mapping[str, onnx.ModelProto]) -> Check:
+    """How many numbers the graphs of `encoder` and `decoder` give on the corners that are not finite; none may.
+
+    The decoder is the one before its pixels are rounded: NaN as a byte is black.
+    """
+    inputs = {"encoder": corners.images, "decoder": corners.latents}
+    found = [joined_runner(graphs[name])(given) for name, given in inputs.items() if len(given)]
+    count = sum(int((~np.isfinite(each)).sum()) for each in found)
+    return Check(f"numbers not finite, {len(corners.latents)} corners", "count", count, 0)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,14 @@ from torch import nn
 from edgeae_export.adapters import adapt, known_shape
 from edgeae_export.bundle import BundleContents, check_target, write_bundle
 from edgeae_export.compiler import Compiled, compile_float32, compile_int8
-from edgeae_export.corners import corner_checks, golden_corners, output_peaks, output_runs, torch_corners
+from edgeae_export.corners import (
+    corner_checks,
+    finite_on_corners,
+    golden_corners,
+    output_peaks,
+    output_runs,
+    torch_corners,
+)
 from edgeae_export.graph import Float32Array, operator_counts, runner
 from edgeae_export.halves import Half
 from edgeae_export.images import ExportImages, choose_images
@@ -213,6 +220,7 @@ def export(
     float_parts = parts
     if quantize == "int8":
         parts = _quantized(parts, quantize_parts, images, noise, corner_inputs, machine, limit, tell)
+    before_pixels = {name: part.model for name, part in parts.items()}
     rounding = 0.0
     if pixels == "uint8":
         part, rounding = parts["decoder"], HALF_STEP
@@ -225,7 +233,7 @@ def export(
     checks, quality = _checked(reference, graphs, precision, rounding)
     runs, kinds = output_runs(graphs, precision)
     peaks = output_peaks(reference, value_range.bounded)
-    checks += corner_checks(corners, runs, kinds, rounding, peaks)
+    checks += [*corner_checks(corners, runs, kinds, rounding, peaks), finite_on_corners(corners, before_pixels)]
     remedy = ", or export without --quantize" if "int8" in precision.values() else ""
     require(checks, f"Nothing was written. Look at the layer that differs{remedy}.")
 
@@ -294,6 +302,8 @@ def _checked(
     decoded = in_large_batches(lambda images: decode(encode(images)), reference.images)
     latents = in_large_batches(encode, reference.images)
     spread = float(np.mean(np.ptp(reference.latents, axis=0)))
+    broken = sum(int((~np.isfinite(each)).sum()) for each in (latents, decoded))
+    checks.append(Check(f"numbers not finite, {len(decoded)} held out", "count", broken, 0))
     return checks, {
         "decoder_psnr_db": min(
             psnr(reference.decoded, in_large_batches(decode, reference.latents), reference.image_peak), MAX_PSNR_DB

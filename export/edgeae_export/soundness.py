@@ -25,6 +25,10 @@ APART = 10 * NOISE_FACTOR
 """Noise floors by which an answer must move to count as another: torch's own kernels differ between batch sizes."""
 
 
+_WHOLE = ("", "inner", "inner.owner")
+"""Names of the whole module, as it is and within the exporter's own wrappers."""
+
+
 def refuse_broken_weights(model: object, *further: object) -> None:
     """Refuse NaN and infinity in parameters.
 
@@ -132,7 +136,8 @@ def _first_broken(module: nn.Module, given: Float32Array) -> str:
 
         return look
 
-    leaves = [(key, layer) for key, layer in module.named_modules() if not list(layer.children())]
+    layers = [(key, layer) for key, layer in module.named_modules() if key not in _WHOLE]
+    leaves = [(key, layer) for key, layer in layers if not list(layer.children())]
     handles = [layer.register_forward_hook(watch(key)) for key, layer in leaves]
     try:
         with torch.inference_mode():

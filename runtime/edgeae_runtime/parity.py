@@ -26,7 +26,7 @@ class Check:
     what: str
     """What was compared, as `decoder image, batch 7`."""
     metric: str
-    """`max_abs` (largest absolute difference), `psnr_db`, or `error_rise` (relative)."""
+    """`max_abs` (largest absolute difference), `psnr_db`, `error_rise` (relative), or `count`."""
     measured: float
     limit: float
     where: str = ""
