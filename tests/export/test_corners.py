@@ -121,22 +121,24 @@ def test_a_model_that_refuses_corners_is_exported(images, tmp_path):
 
 
 def nan_for_zeros(graph):
-    """The same graph, with NaN where the largest number of its input is zero: on no real image's latent."""
+    """The same graph, giving NaN where the largest number of its input is zero: on no real image's latent."""
     graph = onnx.ModelProto.FromString(graph.SerializeToString())
-    source = graph.graph.input[0].name
+    source, output = graph.graph.input[0].name, graph.graph.output[0].name
     for node in graph.graph.node:
-        for index, name in enumerate(node.input):
-            if name == source:
-                node.input[index] = "safe"
-    graph.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axes"))
-    make = onnx.helper.make_node
-    first = [
-        make("ReduceMax", [source, "axes"], ["peak"], keepdims=1),
-        make("Div", ["peak", "peak"], ["one"]),
-        make("Mul", [source, "one"], ["safe"]),
-    ]
-    for index, node in enumerate(first):
-        graph.graph.node.insert(index, node)
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == output:
+                    names[index] = "inner"
+    values = {"axes": np.array([1]), "shape": np.array([-1, 1, 1, 1])}
+    graph.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
+    graph.graph.node.extend(
+        [
+            onnx.helper.make_node("ReduceMax", [source, "axes"], ["peak"], keepdims=1),
+            onnx.helper.make_node("Div", ["peak", "peak"], ["flat_one"]),
+            onnx.helper.make_node("Reshape", ["flat_one", "shape"], ["one"]),
+            onnx.helper.make_node("Mul", ["inner", "one"], [output]),
+        ]
+    )
     return graph
 
 
@@ -148,11 +150,8 @@ def test_an_int8_graph_that_fails_on_a_corner_alone_is_refused(model, images, tm
 
     def wrong(graph, *rest):
         compiled = right(graph, *rest)
-        return (
-            replace(compiled, model=nan_for_zeros(compiled.model))
-            if graph.graph.input[0].name == "latent"
-            else compiled
-        )
+        decodes = graph.graph.input[0].name == "latent"
+        return replace(compiled, model=nan_for_zeros(compiled.model)) if decodes else compiled
 
     monkeypatch.setattr(pipeline, "compile_int8", wrong)
     with pytest.raises(ParityError, match="corners"):
