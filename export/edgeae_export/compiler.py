@@ -53,7 +53,13 @@ class Compiled:
         return self.fitted.sites.kept if self.fitted else {}
 
 
-def compile_float32(model: onnx.ModelProto, inputs: Float32Array, tolerance: float, target: Target) -> Compiled:
+def compile_float32(
+    model: onnx.ModelProto,
+    inputs: Float32Array,
+    tolerance: float,
+    target: Target,
+    corners: Float32Array | None = None,
+) -> Compiled:
     """Rewrite a part for float32.
 
     Args:
@@ -61,13 +67,20 @@ def compile_float32(model: onnx.ModelProto, inputs: Float32Array, tolerance: flo
         inputs: real inputs, float32 [n, …], to check equality on and to time with.
         tolerance: largest absolute difference from `model` that counts as equal: float32 rounding.
         target: the machine; candidates are timed if it is this one.
+        corners: further inputs to check equality on; see `exact_candidates`.
     """
-    candidates = exact_candidates(model, FLOAT_PLANS, inputs, tolerance)
+    candidates = exact_candidates(model, FLOAT_PLANS, inputs, tolerance, corners)
     name, times = choose({name: each.graph for name, each in candidates.items()}, inputs, target)
     return Compiled(candidates[name].graph, name, candidates[name].decisions, times_us=times)
 
 
-def compile_int8(model: onnx.ModelProto, inputs: Float32Array, tolerance: float, target: Target) -> Compiled:
+def compile_int8(
+    model: onnx.ModelProto,
+    inputs: Float32Array,
+    tolerance: float,
+    target: Target,
+    corners: Float32Array | None = None,
+) -> Compiled:
     """Rewrite a part for int8 and quantise it.
 
     Args:
@@ -75,11 +88,12 @@ def compile_int8(model: onnx.ModelProto, inputs: Float32Array, tolerance: float,
         inputs: calibration inputs, float32 [n, …].
         tolerance: as in `compile_float32`.
         target: the machine.
+        corners: as in `compile_float32`.
 
     Raises:
         InputError: nothing in the graph runs in int8.
     """
-    candidates = exact_candidates(model, INT8_PLANS, inputs, tolerance)
+    candidates = exact_candidates(model, INT8_PLANS, inputs, tolerance, corners)
     sites = {name: find_sites(each.graph) for name, each in candidates.items()}
     quick = {
         name: _quickly_quantized(each.graph, sites[name], inputs, target)

@@ -15,6 +15,7 @@ from edgeae_export.calibration import activations
 from edgeae_export.channel_classes import ChannelClass, channel_classes
 from edgeae_export.editor import Array, GraphEditor, attribute
 from edgeae_export.graph import Float32Array
+from edgeae_export.probe import Probe
 
 SMALLEST = 1e-3
 """Smallest scale of a channel: one that never fires must not make weights without bound."""
@@ -27,12 +28,26 @@ def equalize(model: onnx.ModelProto, inputs: Float32Array, strength: float) -> o
         model: a folded float32 graph, before its layers are split or shuffled.
         inputs: calibration inputs, float32 [n, …].
         strength: 0 leaves the graph as it is; 1 gives every channel the same range, at the weights' expense.
+
+    Returns:
+        The equalised graph; the given one where that cannot be made, or computes something else on real inputs or on
+        corners.
     """
     editor = GraphEditor(model)
     classes = channel_classes(editor)
     if strength == 0 or not classes:
         return model
-    for each, peak in zip(classes, _peaks(model, classes, inputs), strict=True):
+    try:
+        equalized = _equalized(editor, classes, _peaks(model, classes, inputs), strength)
+    except Exception:  # a form of graph that was not foreseen: it stays as it is
+        return model
+    return model if Probe(model, inputs).difference(equalized) else equalized
+
+
+def _equalized(
+    editor: GraphEditor, classes: list[ChannelClass], peaks: list[Array], strength: float
+) -> onnx.ModelProto:
+    for each, peak in zip(classes, peaks, strict=True):
         scale = np.maximum((peak / max(float(peak.max()), 1e-30)) ** strength, SMALLEST)
         for node in each.writers:
             _divide_outputs(editor, node, scale)

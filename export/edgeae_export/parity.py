@@ -60,6 +60,11 @@ class Reference:
     """Width of the images' range, the peak of their PSNR."""
 
     @property
+    def encoded(self) -> tuple[Float32Array, ...]:
+        """All outputs of the encoder."""
+        return (self.latents,) if self.log_variances is None else (self.latents, self.log_variances)
+
+    @property
     def latent_peak(self) -> float:
         """Width of the latents' range, the peak of their PSNR."""
         return float(np.ptp(self.latents))

@@ -19,6 +19,14 @@ from torch import nn
 from edgeae_export.adapters import adapt, known_shape
 from edgeae_export.bundle import BundleContents, check_target, write_bundle
 from edgeae_export.compiler import Compiled, compile_float32, compile_int8
+from edgeae_export.corners import (
+    corner_checks,
+    finite_on_corners,
+    golden_corners,
+    output_peaks,
+    output_runs,
+    torch_corners,
+)
 from edgeae_export.graph import Float32Array, operator_counts, runner
 from edgeae_export.halves import Half
 from edgeae_export.images import ExportImages, choose_images
@@ -34,6 +42,7 @@ from edgeae_export.parity import (
 from edgeae_export.pixels import HALF_STEP, PIXELS, emit_uint8
 from edgeae_export.plans import AS_IT_IS
 from edgeae_export.simplify import SimplifyReport, simplify
+from edgeae_export.soundness import refuse_broken_outputs, refuse_broken_weights, refuse_neighbours
 from edgeae_export.targets import Target, choose_target
 from edgeae_export.trace import trace
 from edgeae_export.value_range import ValueRange
@@ -160,6 +169,7 @@ def export(
     check_target(out, overwrite=overwrite)
     shape = known_shape(model, image_shape, calibration if held_out is None else held_out)
     value_range = value_range or ValueRange.default(shape)
+    refuse_broken_weights(model, encoder, decoder)
     images = choose_images(shape, calibration, held_out, (0.0, 1.0) if value_range.bounded else None)
     adapted = adapt(
         model,
@@ -187,20 +197,30 @@ def export(
         "encoder": max(reference.noise["latent"], reference.noise.get("log_variance", 0.0)),
         "decoder": reference.noise["image"],
     }
+    outputs_of = {"encoder": reference.encoded, "decoder": (reference.decoded,)}
+    for name in PARTS:
+        refuse_broken_outputs(name, modules[name], inputs[name], outputs_of[name])
+        refuse_neighbours(name, modules[name], inputs[name], outputs_of[name], noise[name])
+    corners = torch_corners(modules["encoder"], modules["decoder"], reference, value_range.bounded)
+    corner_inputs = {"encoder": corners.images, "decoder": corners.latents}
 
     parts: dict[str, PartReport] = {}
     for name in PARTS:
         tell(f"trace and simplify the {name}")
-        traced = trace(modules[name], torch.from_numpy(inputs[name][: BATCH_SIZES[-1]]), *names[name])
-        simplified, simplification = simplify(traced, inputs[name][:13], noise[name])
+        example = np.concatenate([inputs[name][: BATCH_SIZES[-1]], corner_inputs[name]])
+        traced = trace(modules[name], torch.from_numpy(example), *names[name])
+        simplified, simplification = simplify(traced, inputs[name], noise[name], corner_inputs[name])
         float32 = Compiled(simplified, AS_IT_IS.name, [])
         if rewrites:
             tell(f"rewrite the {name} for {machine.name}")
-            float32 = compile_float32(simplified, inputs[name], NOISE_FACTOR * noise[name], machine)
+            float32 = compile_float32(
+                simplified, inputs[name], NOISE_FACTOR * noise[name], machine, corner_inputs[name]
+            )
         parts[name] = PartReport(simplification, simplified, float32)
     float_parts = parts
     if quantize == "int8":
-        parts = _quantized(parts, quantize_parts, images, noise, machine, limit, tell)
+        parts = _quantized(parts, quantize_parts, images, noise, corner_inputs, machine, limit, tell)
+    before_pixels = {name: part.model for name, part in parts.items()}
     rounding = 0.0
     if pixels == "uint8":
         part, rounding = parts["decoder"], HALF_STEP
@@ -211,7 +231,11 @@ def export(
     graphs = {name: part.model for name, part in parts.items()}
     precision = {name: part.compiled.precision for name, part in parts.items()}
     checks, quality = _checked(reference, graphs, precision, rounding)
-    require(checks, "Nothing was written. Look at the layer that differs, or export without --quantize.")
+    runs, kinds = output_runs(graphs, precision)
+    peaks = output_peaks(reference, value_range.bounded)
+    checks += [*corner_checks(corners, runs, kinds, rounding, peaks), finite_on_corners(corners, before_pixels)]
+    remedy = ", or export without --quantize" if "int8" in precision.values() else ""
+    require(checks, f"Nothing was written. Look at the layer that differs{remedy}.")
 
     tell("write the bundle")
     contents = BundleContents(
@@ -226,6 +250,7 @@ def export(
         bounded=value_range.bounded,
         real_images=images.real,
         rounding=rounding,
+        golden_corners=golden_corners(corners, runs, kinds, rounding, peaks),
     )
     manifest = write_bundle(contents, out, overwrite=overwrite)
     comparisons: list[Comparison] = []
@@ -237,7 +262,7 @@ def export(
             if part.compiled.precision == "int8"
         ]
     sentence = verdict(comparisons, quality) if comparisons else ""
-    notices = [adapted.notice] if adapted.notice else []
+    notices = [notice for notice in (adapted.notice, corners.notice) if notice]
     return ExportReport(Path(out), parts, checks, manifest, comparisons, sentence, notices)
 
 
@@ -246,6 +271,7 @@ def _quantized(
     wanted: Sequence[str],
     images: ExportImages,
     noise: Mapping[str, float],
+    corners: Mapping[str, Float32Array],
     machine: Target,
     limit: MaxDrop | None,
     tell: Callable[[str], None],
@@ -256,7 +282,9 @@ def _quantized(
     compiled = {name: part.compiled for name, part in parts.items()}
     for name in wanted:
         tell(f"quantise the {name} to int8, calibrated on {len(inputs[name])} images")
-        compiled[name] = compile_int8(parts[name].simplified, inputs[name], NOISE_FACTOR * noise[name], machine)
+        compiled[name] = compile_int8(
+            parts[name].simplified, inputs[name], NOISE_FACTOR * noise[name], machine, corners[name]
+        )
     if limit is not None:
         tell("leave layers in float until --max-drop holds")
         peak = 1.0 if images.bounded else float(np.ptp(images.calibration))
@@ -274,6 +302,8 @@ def _checked(
     decoded = in_large_batches(lambda images: decode(encode(images)), reference.images)
     latents = in_large_batches(encode, reference.images)
     spread = float(np.mean(np.ptp(reference.latents, axis=0)))
+    broken = sum(int((~np.isfinite(each)).sum()) for each in (latents, decoded))
+    checks.append(Check(f"numbers not finite, {len(decoded)} held out", "count", broken, 0))
     return checks, {
         "decoder_psnr_db": min(
             psnr(reference.decoded, in_large_batches(decode, reference.latents), reference.image_peak), MAX_PSNR_DB

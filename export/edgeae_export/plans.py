@@ -8,7 +8,7 @@ estimate for a machine that is elsewhere, and by timing on this one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -29,7 +29,8 @@ from edgeae_export.rewrites import (
 )
 from edgeae_export.rewrites.below_shuffle import obstacle_to_merging
 
-Rewrite = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[Decision]]]
+Step = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[Decision]]]
+"""One rewrite."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Plan:
     rows: bool = False
     columns: bool = False
     channels_last: bool = False
+    left_out: frozenset[str] = frozenset()
+    """Rewrites that were found to change the outputs of this graph, by the names that `steps_of` gives them."""
 
 
 FOLDED = Plan("folded")
@@ -63,26 +66,41 @@ INT8_PLANS = (
 )
 
 
+FOLDING: Mapping[str, Step] = {"batchnorm": fold_batchnorm, "heads": merge_heads, "affine_folding": fold_affine}
+"""What always helps: batch norms, heads and affine layers."""
+
+
 def fold(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
-    """What always helps: batch norms, heads and affine layers."""
-    return _apply(model, [fold_batchnorm, merge_heads, fold_affine])
+    """Apply `FOLDING`."""
+    return apply(model, FOLDING.values())
 
 
 def rewrite(model: onnx.ModelProto, plan: Plan) -> tuple[onnx.ModelProto, list[Decision]]:
     """Apply a plan to a folded graph."""
-    steps: list[Rewrite] = []
-    if plan.resize:
-        steps.append(resize_to_phases)
-    if plan.subpixel != "none":
-        only = mergeable(model) if plan.subpixel == "merging" else None
-        steps += [lambda graph: subpixel(graph, only), move_below_shuffle]
-    if plan.rows:
-        steps.append(split_phases)
-    if plan.columns:
-        steps.append(split_col2im)
-    if plan.channels_last:
-        steps.append(channels_last)
-    return _apply(model, steps)
+    return apply(model, steps_of(model, plan).values())
+
+
+def steps_of(model: onnx.ModelProto, plan: Plan) -> dict[str, Step]:
+    """A plan's rewrites of a folded graph by name, in their order, without those that the plan leaves out."""
+    only = mergeable(model) if plan.subpixel == "merging" else None
+    wanted: dict[str, tuple[bool, Step]] = {
+        "resize_phases": (plan.resize, resize_to_phases),
+        "subpixel": (plan.subpixel != "none", lambda graph: subpixel(graph, only)),
+        "below_shuffle": (plan.subpixel != "none", move_below_shuffle),
+        "phase_split": (plan.rows, split_phases),
+        "col2im": (plan.columns, split_col2im),
+        "channels_last": (plan.channels_last, channels_last),
+    }
+    return {name: step for name, (taken, step) in wanted.items() if taken and name not in plan.left_out}
+
+
+def apply(model: onnx.ModelProto, steps: Iterable[Step]) -> tuple[onnx.ModelProto, list[Decision]]:
+    """Rewrites one after the other, with all their decisions."""
+    decisions: list[Decision] = []
+    for step in steps:
+        model, made = step(model)
+        decisions += made
+    return model, decisions
 
 
 def mergeable(model: onnx.ModelProto) -> frozenset[str]:
@@ -99,11 +117,3 @@ def _merges(editor: GraphEditor, node: NodeProto) -> bool:
     if reader is None or reader.op_type != "Conv" or len(set(strides)) != 1 or strides[0] == 1:
         return False
     return not obstacle_to_merging(editor, reader, strides[0])
-
-
-def _apply(model: onnx.ModelProto, steps: list[Rewrite]) -> tuple[onnx.ModelProto, list[Decision]]:
-    decisions: list[Decision] = []
-    for step in steps:
-        model, made = step(model)
-        decisions += made
-    return model, decisions

@@ -8,8 +8,8 @@ none for a Reshape to a map. With the Conv's channels ordered (row phase, column
 whose outer Transposes cancel and whose middle one copies whole blocks. When `phase_split` made one Conv per row phase,
 the rows are interleaved by one Concat instead. A Gemm that makes a map has its columns reordered to channels last.
 
-Preconditions: two spatial axes of known size, DepthToSpace in DCR mode. Cost rule: for int8 graphs; in float32 ONNX
-Runtime blocks channels instead, and the Transposes would stay.
+Preconditions: two spatial axes of known size, DepthToSpace in DCR mode, a Reshape that makes one map of each row of the
+Gemm. Cost rule: for int8 graphs; in float32 ONNX Runtime blocks channels instead, and the Transposes would stay.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ def _map(editor: GraphEditor, node: NodeProto) -> list[Decision]:
         return []
     if editor.only_consumer(gemm.output[0]) is None:
         return [Decision(RULE, gemm.name, False, "its output is read elsewhere too")]
+    if not editor.keeps_rows(node):
+        return [Decision(RULE, gemm.name, False, "the reshape after it makes other rows than the Gemm's")]
     channels, height, width = shape
     order = np.arange(channels * height * width).reshape(channels, height, width).transpose(1, 2, 0).ravel()
     inputs = [gemm.input[0]]
