@@ -20,7 +20,7 @@ from edgeae_export.rewrites import Decision
 from edgeae_export.sites import Sites, find_sites
 from edgeae_export.targets import Target
 
-_QUICK_INPUTS = 64
+_QUICK_INPUTS = 16
 
 
 @dataclass(frozen=True)

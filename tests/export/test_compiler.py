@@ -64,7 +64,7 @@ def test_the_estimate_stands_unless_another_is_clearly_faster(monkeypatch):
     times = {"a": 100.0, "b": 97.0, "c": 99.0}
 
     def interleave(calls, **options):
-        return {name: type("Latency", (), {"median_us": times[name]}) for name in calls}
+        return {name: type("Latency", (), {"median_us": times[name], "noise": 0.0}) for name in calls}
 
     monkeypatch.setattr(candidates, "interleave", interleave)
     assert candidates.fastest(dict.fromkeys(times, model), x)[0] == "a"
