@@ -10,7 +10,7 @@ import numpy as np
 from edgeae_export import ExportReport
 from edgeae_export import export as export_model
 from edgeae_export.images import HELD_OUT_IMAGES, choose_images
-from edgeae_export.parity import check_parity, make_reference
+from edgeae_export.parity import Int8Limits, check_parity, make_reference
 from edgeae_export.pixels import HALF_STEP
 from edgeae_export.value_range import ValueRange
 from edgeae_runtime import Autoencoder
@@ -121,7 +121,10 @@ def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provid
     in_bytes = autoencoder.manifest.parts["decoder"].output.dtype == "uint8"
     decode = lambda latents: unit_scale(autoencoder.decode(latents))  # noqa: E731
     second = (lambda images: autoencoder.encode_distribution(images)[1]) if autoencoder.manifest.variational else None
-    return check_parity(reference, autoencoder.encode, decode, precision, HALF_STEP if in_bytes else 0.0, second)
+    quantization = autoencoder.manifest.document.get("quantization") or {}
+    limits = Int8Limits(**quantization.get("limits", {}))
+    rounding = HALF_STEP if in_bytes else 0.0
+    return check_parity(reference, autoencoder.encode, decode, precision, rounding, second, limits)
 
 
 def bench_checkpoint(

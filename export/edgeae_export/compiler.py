@@ -21,6 +21,8 @@ from edgeae_export.sites import Sites, find_sites
 from edgeae_export.targets import Target
 
 _QUICK_INPUTS = 16
+FOR_QUALITY = "in int8 it would cost too much quality"
+"""Why a layer that could run in int8 was put back."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,19 @@ def keep_in_float(compiled: Compiled, keep: frozenset[str], target: Target) -> C
         InputError: nothing would be left in int8.
     """
     assert compiled.fitted is not None
-    sites = find_sites(compiled.rewritten, keep)
-    if not sites.layers:
-        raise _nothing_in_int8(sites)
-    of_tensor = {tensor: limits for group, limits in compiled.fitted.ranges.items() for tensor in group}
+    fitted = with_layers_in_float(compiled.fitted, keep)
+    if not fitted.sites.layers:
+        raise _nothing_in_int8(fitted.sites)
+    return _quantized(replace(compiled, fitted=fitted), target)
+
+
+def with_layers_in_float(fitted: Fitted, keep: frozenset[str]) -> Fitted:
+    """The same fit without some of its layers."""
+    sites = find_sites(fitted.rewritten, keep)
+    kept = {name: FOR_QUALITY if name in keep else why for name, why in sites.kept.items()}
+    of_tensor = {tensor: limits for group, limits in fitted.ranges.items() for tensor in group}
     ranges = {group: of_tensor[group[0]] for group in sites.groups}
-    return _quantized(replace(compiled, fitted=replace(compiled.fitted, sites=sites, ranges=ranges)), target)
+    return replace(fitted, sites=replace(sites, kept=kept), ranges=ranges, returned=tuple(sorted(keep)))
 
 
 def _quantized(compiled: Compiled, target: Target) -> Compiled:
@@ -127,6 +136,7 @@ def _quickly_quantized(graph: onnx.ModelProto, sites: Sites, inputs: Float32Arra
 def _nothing_in_int8(sites: Sites) -> InputError:
     reasons = "; ".join(f"{name}: {why}" for name, why in list(sites.kept.items())[:4])
     return InputError(
-        f"Nothing in the graph would run in int8 ({reasons or 'it has no layers with weights'}). Export it without "
-        "--quantize, or quantise the other part alone with --quantize-part."
+        f"Nothing in the graph would run in int8 ({reasons or 'it has no layers with weights'}). Quantise the other "
+        "part alone with --quantize-part, let --quantize auto leave this one in float32, or export with "
+        "--quantize none."
     )

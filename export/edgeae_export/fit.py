@@ -46,6 +46,8 @@ class Fitted:
     bias_shifts: Mapping[str, Array] = field(default_factory=dict)
     strength: float = 0.0
     """Of the equalisation that `rewritten` already holds."""
+    returned: tuple[str, ...] = ()
+    """Layers that could run in int8 and were put back to float, for the quality."""
 
     def quantized(self, target: Target) -> onnx.ModelProto:
         """The int8 graph."""

@@ -73,8 +73,11 @@ def test_max_drop_is_held_by_the_bundle(model, images, tmp_path):
         model, tmp_path / "strict", quantize="int8", calibration=images, target="x86-vnni", max_drop=f"{limit:.1f}dB"
     )
     kept = [why for part in strict.parts.values() for why in part.compiled.kept.values()]
-    assert any("max-drop" in why for why in kept)
-    assert strict.manifest.document["quality"]["decoder_psnr_db"] > limit - 1  # held on calibration images
+    assert any("too much quality" in why for why in kept)
+    round_trip = next(check for check in strict.checks if check.what.startswith("round trip") and "held" in check.what)
+    assert round_trip.limit == round(limit, 1) <= round_trip.measured
+    assert strict.manifest.document["quantization"]["limits"]["round_trip_psnr_db"] == round(limit, 1)
+    assert "layers of the" in strict.verdict
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,7 @@ def test_bad_calibration_images_are_refused(model, tmp_path, calibration, words)
 
 
 def test_unknown_quantisation(model, tmp_path):
-    with pytest.raises(InputError, match="none, int8"):
+    with pytest.raises(InputError, match="none, int8, auto"):
         export(model, tmp_path / "bundle", quantize="int4")
 
 
