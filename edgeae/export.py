@@ -44,7 +44,7 @@ def export_checkpoint(
     Args:
         path: the checkpoint's folder.
         out: the bundle's folder.
-        quantize: `"none"` or `"int8"`.
+        quantize: `"none"`, `"int8"` or `"auto"`.
         calibration: a data set's name, a folder of pictures, or a .npy or .npz file; None for the training set.
         target, quantize_parts, max_drop, pixels: as `edgeae_export.export`.
         overwrite: whether an existing bundle may be replaced.

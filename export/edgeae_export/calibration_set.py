@@ -116,7 +116,7 @@ def _alike(channels: Float32Array, width: NDArray[np.floating]) -> str:
     different = len(np.unique(channels.reshape(count, -1), axis=0))
     if different < min(DIFFERENT, count):
         return f"are {count}, but only {different} of them are different. Give some hundreds of different ones."
-    scaled = channels / np.maximum(width, 1e-30)[:, None]
+    scaled = channels / np.where(width > 0, width, np.inf)[:, None]
     distance = np.abs(scaled - np.median(scaled, axis=0)).max(axis=(1, 2))
     if np.percentile(distance, 90) < ALIKE:
         return (

@@ -70,10 +70,12 @@ def hold(parts: Parts, float_parts: Parts, checks: Checks, images: Float32Array,
         target: the machine.
     """
     held = Held(dict(parts), [], {})
+    measured = checks(held.parts)
     for stage in (*PARTS, ""):
-        failing = _failing(checks(held.parts), stage)
+        failing = _failing(measured, stage)
         if failing:
             held = _hold_stage(held, stage, failing[0], float_parts, checks, images, target)
+            measured = checks(held.parts)
     return held
 
 

@@ -43,7 +43,7 @@ SCHEDULES: tuple[Steps, ...] = (
 MAX_TRIALS = 160
 TRIAL_WORK, TRIAL_VALUES = 8e9, 1e8
 """Multiply-adds and activations of a trial that is cheap: about a twentieth of a second, whatever the model's size."""
-MAX_WORK = 1e12
+MAX_WORK = 6e11
 """Multiply-adds of one search at most: some seconds in 8 bits. Beyond it the starting ranges have to do."""
 WEIGHT_WORK = 5e3
 """What a trial costs per weight, which is rounded anew and written into a new graph, in multiply-adds."""

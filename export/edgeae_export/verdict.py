@@ -39,7 +39,7 @@ class Comparison:
         return difference(self.float_us, self.exported_us, self.noise)
 
 
-SECONDS = 2.0
+SECONDS = 1.0
 """CPU time of a comparison after which no further round begins."""
 
 

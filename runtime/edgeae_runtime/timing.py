@@ -32,7 +32,7 @@ BUSY = 1.25
 """Wall time over CPU time from which a machine counts as busy; alone on it, one thread measured 1.00 to 1.02."""
 _READING_NS = 100_000
 """Least time between two readings of a clock other than the wall's: reading it is a system call of 0.2 to 1.6 us."""
-_MOST_STRETCH = 20  # times its length that a turn may last by the wall, where the clock hardly moves
+_MOST_STRETCH = 50  # times its length that a turn may last by the wall, where the clock hardly moves
 
 WARM_UP_CALLS = 10
 MIN_CALLS_PER_ROUND = 3

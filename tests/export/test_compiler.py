@@ -1,5 +1,6 @@
 """Plans, targets, --max-drop and the verdict: what is taken, what is refused, and what is said."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,14 @@ from edgeae_export.int8 import Request, reason_for_float
 from edgeae_export.max_drop import MaxDrop
 from edgeae_export.parity import Int8Limits
 from edgeae_export.targets import NICKNAMES, PRESETS, TARGETS, choose_target
-from edgeae_export.verdict import Comparison, verdict
+from edgeae_export.verdict import Comparison, compare_with_float, verdict
 from edgeae_runtime import InputError
 from edgeae_runtime.parity import Check, psnr
+from edgeae_runtime.timing import BUSY, THREAD_CLOCK
 
 from tests.export.graphs import graph, operators, weights
 from tests.export.test_fit import uneven_decoder
+from tests.runtime.test_timing import busy_machine
 
 RNG = np.random.default_rng(3)
 TARGET = PRESETS["x86-vnni"]
@@ -250,6 +253,19 @@ def test_the_verdict_tells_size_speed_and_quality():
     assert "by the wall 0.25 -> 0.1 ms" in busy
     assert "The encoder stays in float32: so." in busy
     assert verdict([], quality, ["A: b"]) == "Nothing was exported in int8. A: b."
+
+
+@pytest.mark.skipif(THREAD_CLOCK is time.perf_counter_ns, reason="no fine clock of a thread's CPU time here")
+def test_the_verdict_of_a_busy_machine_is_that_of_an_idle_one():
+    model, x = uneven_decoder()
+    int8 = compile_int8(model, x, TOLERANCE, TARGET).model
+    quiet = compare_with_float("decoder", model, model, int8, x)
+    with busy_machine():
+        busy = compare_with_float("decoder", model, model, int8, x)
+    assert busy.speed.ratio == pytest.approx(quiet.speed.ratio, rel=0.2)
+    assert busy.stretch > BUSY
+    quality = {"decoder_psnr_db": 47.31, "reconstruction_error_rise": 0.0004}
+    assert "This machine was busy" in verdict([busy], quality)
 
 
 def compared_parts(exported_us, exported_bytes=250, noise=0.03):
