@@ -101,8 +101,10 @@ def remarks(images: ExportImages) -> list[str]:
     channels = inputs.reshape(len(inputs), inputs.shape[1], -1)
     width = np.ones(inputs.shape[1]) if images.bounded else np.ptp(channels, axis=(0, 2))
     if (np.ptp(channels, axis=0) <= HALF_PIXEL_STEP * width[:, None]).all():
+        more = not images.apart and np.allclose(images.held_out, inputs[0], atol=HALF_PIXEL_STEP * float(width.max()))
+        given = len(inputs) + (len(np.unique(images.held_out_rows)) if more else 0)
         raise InputError(
-            f"Got {len(inputs)} identical {noun} for the calibration of int8, expected varied ones: ranges taken from "
+            f"Got {given} identical {noun} for the calibration of int8, expected varied ones: ranges taken from "
             "one would fit nothing else. Give some hundreds of real ones, as the model was trained on, or export with "
             "--quantize none."
         )

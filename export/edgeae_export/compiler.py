@@ -25,6 +25,10 @@ FOR_QUALITY = "in int8 it would cost too much quality"
 """Why a layer that could run in int8 was put back."""
 
 
+class NothingInInt8Error(InputError):
+    """No layer of a graph would run in 8 bits."""
+
+
 @dataclass(frozen=True)
 class Compiled:
     """One part, compiled."""
@@ -79,7 +83,7 @@ def compile_int8(model: onnx.ModelProto, inputs: Float32Array, tolerance: float,
         target: the machine.
 
     Raises:
-        InputError: nothing in the graph runs in int8.
+        NothingInInt8Error: nothing in the graph runs in int8.
     """
     candidates = exact_candidates(model, INT8_PLANS, inputs, tolerance)
     sites = {name: find_sites(each.graph) for name, each in candidates.items()}
@@ -100,7 +104,7 @@ def keep_in_float(compiled: Compiled, keep: frozenset[str], target: Target) -> C
     """The same part in int8, with some more of its layers in float and everything else as it was.
 
     Raises:
-        InputError: nothing would be left in int8.
+        NothingInInt8Error: nothing would be left in int8.
     """
     assert compiled.fitted is not None
     fitted = with_layers_in_float(compiled.fitted, keep)
@@ -133,9 +137,9 @@ def _quickly_quantized(graph: onnx.ModelProto, sites: Sites, inputs: Float32Arra
     return quantize(graph, sites, starting_ranges(graph, sites, histograms, 100.0), target)
 
 
-def _nothing_in_int8(sites: Sites) -> InputError:
+def _nothing_in_int8(sites: Sites) -> NothingInInt8Error:
     reasons = "; ".join(f"{name}: {why}" for name, why in list(sites.kept.items())[:4])
-    return InputError(
+    return NothingInInt8Error(
         f"Nothing in the graph would run in int8 ({reasons or 'it has no layers with weights'}). Quantise the other "
         "part alone with --quantize-part, let --quantize auto leave this one in float32, or export with "
         "--quantize none."

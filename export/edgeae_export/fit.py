@@ -31,7 +31,7 @@ STRENGTHS = (0.0, 0.5, 0.75)
 JUDGED = 4
 """Every fourth calibration input judges; the others are fitted to."""
 JUDGE_WORK, JUDGE_VALUES, JUDGE_INPUTS = 2e10, 4e8, (24, 512)
-"""Multiply-adds and activations of one judgement, about a fifth of a second, and its fewest and most inputs."""
+"""Multiply-adds and activations of one judgement, and its fewest and most inputs: some tenths of a second."""
 FITTED_WORK, FITTED_VALUES, FITTED_INPUTS = 3e10, 3e9, (48, 1024)
 """The same of one pass over the inputs that ranges and biases are taken from, of which each strength needs three."""
 

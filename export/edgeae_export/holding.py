@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from edgeae_runtime.errors import InputError
 from edgeae_runtime.manifest import PARTS
 from edgeae_runtime.parity import Check, mse
 
-from edgeae_export.compiler import Compiled, keep_in_float, with_layers_in_float
+from edgeae_export.compiler import Compiled, NothingInInt8Error, keep_in_float, with_layers_in_float
 from edgeae_export.editor import GraphEditor, layer_multiply_adds, multiply_adds
 from edgeae_export.fit import affordable
 from edgeae_export.graph import Float32Array, Run, runner
@@ -124,7 +123,7 @@ def _without(parts: Parts, float_parts: Parts, name: str, groups: Sequence[_Grou
     already = frozenset(part.fitted.returned)
     try:
         return keep_in_float(part, layers | already, target)
-    except InputError:
+    except NothingInInt8Error:
         return float_parts[name]
 
 

@@ -9,7 +9,7 @@ import onnx
 from edgeae_runtime.errors import InputError, ParityError
 from edgeae_runtime.parity import Check
 
-from edgeae_export.compiler import Compiled, compile_int8
+from edgeae_export.compiler import Compiled, NothingInInt8Error, compile_int8
 from edgeae_export.fit import affordable, spread
 from edgeae_export.graph import runner
 from edgeae_export.holding import Held, Parts, hold, told_check
@@ -77,8 +77,9 @@ def quantize_parts(
         tell: told each stage.
 
     Raises:
-        InputError: nothing in a wanted part would run in int8, or `--max-drop` does not hold in int8 (mode `int8`).
-        ParityError: the common limits do not hold in int8 (the same).
+        InputError: in mode `int8`, nothing in a wanted part would run in int8, or `--max-drop` does not hold with any
+            layer in it.
+        ParityError: the same of the common limits.
     """
     latents = in_large_batches(runner(simplified["encoder"]), images.calibration)
     inputs = {"encoder": images.calibration, "decoder": latents}
@@ -87,7 +88,7 @@ def quantize_parts(
         tell(f"quantise the {name} to int8, calibrated on {len(inputs[name])} inputs")
         try:
             compiled[name] = compile_int8(simplified[name], inputs[name], NOISE_FACTOR * noise[name], request.target)
-        except InputError as error:
+        except NothingInInt8Error as error:
             if request.mode == "int8":
                 raise
             told.append(
@@ -98,12 +99,12 @@ def quantize_parts(
     for some in _references(reference, float_parts):  # few held-out inputs choose the layers, all have the last word
         checks = _checks(some, request.limits)
         held = held.followed_by(hold(held.parts, float_parts, checks, images.calibration, request.target))
-    if held.failed and request.mode == "int8":
+    in_int8 = [name for name in request.parts if held.parts[name].fitted]
+    if held.failed and not in_int8 and request.mode == "int8":
         raise _refusal(*next(iter(held.failed.items())), request)
     told += held.told
     told += [f"The {name} stays in float32: in int8, {told_check(check)}" for name, check in held.failed.items()]
     parts, comparisons = dict(held.parts), []
-    in_int8 = [name for name in request.parts if parts[name].fitted]
     if in_int8:
         tell("time int8 against float32")
     for name in in_int8:

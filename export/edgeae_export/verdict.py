@@ -99,7 +99,7 @@ def verdict(comparisons: Sequence[Comparison], quality: Mapping[str, float], tol
 
 def _times(comparisons: Sequence[Comparison]) -> str:
     """Both clocks, for one call."""
-    told = ", ".join(
+    told = "; ".join(
         f"{item.part} {_milliseconds(item.float_us, item.exported_us)}, by the wall "
         f"{_milliseconds(item.float_us * item.stretch, item.exported_us * item.stretch)}"
         for item in comparisons

@@ -29,7 +29,7 @@ THREAD_CLOCK: Clock = time.thread_time_ns if time.get_clock_info("thread_time").
 """CPU time of the calling thread: right for ONNX Runtime with one thread, which runs in the caller's. Windows counts it
 in ticks of 15 ms, too coarse for this; there it is the wall's."""
 BUSY = 1.25
-"""Wall time over CPU time from which a machine counts as busy; alone on it, one thread measured 1.00 to 1.02."""
+"""Wall time over CPU time from which a machine counts as busy: a thread that has a core to itself is near one."""
 _READING_NS = 100_000
 """Least time between two readings of a clock other than the wall's: reading it is a system call of 0.2 to 1.6 us."""
 _MOST_STRETCH = 50  # times its length that a turn may last by the wall, where the clock hardly moves
