@@ -11,7 +11,7 @@ import numpy as np
 from edgeae_export import ExportReport
 from edgeae_export import export as export_model
 from edgeae_export.images import HELD_OUT_IMAGES, choose_images
-from edgeae_export.parity import check_parity, make_reference
+from edgeae_export.parity import Int8Limits, check_parity, make_reference
 from edgeae_export.pixels import HALF_STEP
 from edgeae_export.value_range import ValueRange
 from edgeae_runtime import Autoencoder
@@ -45,7 +45,7 @@ def export_checkpoint(
     Args:
         path: the checkpoint's folder.
         out: the bundle's folder.
-        quantize: `"none"` or `"int8"`.
+        quantize: `"none"`, `"int8"` or `"auto"`.
         calibration: a data set's name, a folder of pictures, or a .npy or .npz file; None for the training set.
         target, quantize_parts, max_drop, pixels: as `edgeae_export.export`.
         overwrite: whether an existing bundle may be replaced.
@@ -133,7 +133,10 @@ def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provid
     in_bytes = autoencoder.manifest.parts["decoder"].output.dtype == "uint8"
     decode = lambda latents: unit_scale(autoencoder.decode(latents))  # noqa: E731
     second = (lambda images: autoencoder.encode_distribution(images)[1]) if autoencoder.manifest.variational else None
-    return check_parity(reference, autoencoder.encode, decode, precision, HALF_STEP if in_bytes else 0.0, second)
+    quantization = autoencoder.manifest.document.get("quantization") or {}
+    limits = Int8Limits(**quantization.get("limits", {}))
+    rounding = HALF_STEP if in_bytes else 0.0
+    return check_parity(reference, autoencoder.encode, decode, precision, rounding, second, limits)
 
 
 def bench_checkpoint(

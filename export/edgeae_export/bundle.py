@@ -28,7 +28,7 @@ from edgeae_export.fit import Fitted
 from edgeae_export.graph import operator_counts, parameter_count
 from edgeae_export.images import GOLDEN_IMAGES
 from edgeae_export.model_card import model_card
-from edgeae_export.parity import Reference, limit_on_few
+from edgeae_export.parity import COMMON_LIMITS, Int8Limits, Reference, limit_on_few
 from edgeae_export.targets import Target
 
 _TOOLS = ("edgeae", "edgeae-runtime", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
@@ -55,6 +55,8 @@ class BundleContents:
     """Most that the decoder's own rounding of its pixels changes them."""
     golden_corners: GoldenCorners | None = None
     """What travels with the bundle beside real images."""
+    limits: Int8Limits = COMMON_LIMITS
+    """What int8 was allowed to cost."""
 
 
 def check_target(out: str | Path, *, overwrite: bool) -> None:
@@ -166,6 +168,7 @@ def _quantization(contents: BundleContents) -> dict[str, Any] | None:
         "activations": "uint8, per tensor",
         "weights": "int8, symmetric per channel" if contents.target.per_channel else "int8, asymmetric per tensor",
         "calibration_images": contents.calibration_images,
+        "limits": asdict(contents.limits),
         "parts": {name: _fitted(part.fitted) for name, part in contents.parts.items() if part.fitted},
     }
 
@@ -188,7 +191,7 @@ def _golden_limits(contents: BundleContents) -> dict[str, dict[str, float]]:
         precision["log_variance"] = encoder
     noise, rounding = contents.reference.noise, {"latent": 0.0, "log_variance": 0.0}
     return {
-        output: dict([limit_on_few(kind, noise[output], rounding.get(output, contents.rounding))])
+        output: dict([limit_on_few(kind, noise[output], rounding.get(output, contents.rounding), contents.limits)])
         for output, kind in precision.items()
     }
 

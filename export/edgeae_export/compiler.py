@@ -20,7 +20,13 @@ from edgeae_export.rewrites import Decision
 from edgeae_export.sites import Sites, find_sites
 from edgeae_export.targets import Target
 
-_QUICK_INPUTS = 64
+_QUICK_INPUTS = 16
+FOR_QUALITY = "in int8 it would cost too much quality"
+"""Why a layer that could run in int8 was put back."""
+
+
+class NothingInInt8Error(InputError):
+    """No layer of a graph would run in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def compile_int8(
         corners: as in `compile_float32`.
 
     Raises:
-        InputError: nothing in the graph runs in int8.
+        NothingInInt8Error: nothing in the graph runs in int8.
     """
     candidates = exact_candidates(model, INT8_PLANS, inputs, tolerance, corners)
     sites = {name: find_sites(each.graph) for name, each in candidates.items()}
@@ -112,15 +118,22 @@ def keep_in_float(compiled: Compiled, keep: frozenset[str], target: Target) -> C
     """The same part in int8, with some more of its layers in float and everything else as it was.
 
     Raises:
-        InputError: nothing would be left in int8.
+        NothingInInt8Error: nothing would be left in int8.
     """
     assert compiled.fitted is not None
-    sites = find_sites(compiled.rewritten, keep)
-    if not sites.layers:
-        raise _nothing_in_int8(sites)
-    of_tensor = {tensor: limits for group, limits in compiled.fitted.ranges.items() for tensor in group}
+    fitted = with_layers_in_float(compiled.fitted, keep)
+    if not fitted.sites.layers:
+        raise _nothing_in_int8(fitted.sites)
+    return _quantized(replace(compiled, fitted=fitted), target)
+
+
+def with_layers_in_float(fitted: Fitted, keep: frozenset[str]) -> Fitted:
+    """The same fit without some of its layers."""
+    sites = find_sites(fitted.rewritten, keep)
+    kept = {name: FOR_QUALITY if name in keep else why for name, why in sites.kept.items()}
+    of_tensor = {tensor: limits for group, limits in fitted.ranges.items() for tensor in group}
     ranges = {group: of_tensor[group[0]] for group in sites.groups}
-    return _quantized(replace(compiled, fitted=replace(compiled.fitted, sites=sites, ranges=ranges)), target)
+    return replace(fitted, sites=replace(sites, kept=kept), ranges=ranges, returned=tuple(sorted(keep)))
 
 
 def _quantized(compiled: Compiled, target: Target) -> Compiled:
@@ -138,9 +151,10 @@ def _quickly_quantized(graph: onnx.ModelProto, sites: Sites, inputs: Float32Arra
     return quantize(graph, sites, starting_ranges(graph, sites, histograms, 100.0), target)
 
 
-def _nothing_in_int8(sites: Sites) -> InputError:
+def _nothing_in_int8(sites: Sites) -> NothingInInt8Error:
     reasons = "; ".join(f"{name}: {why}" for name, why in list(sites.kept.items())[:4])
-    return InputError(
-        f"Nothing in the graph would run in int8 ({reasons or 'it has no layers with weights'}). Export it without "
-        "--quantize, or quantise the other part alone with --quantize-part."
+    return NothingInInt8Error(
+        f"Nothing in the graph would run in int8 ({reasons or 'it has no layers with weights'}). Quantise the other "
+        "part alone with --quantize-part, let --quantize auto leave this one in float32, or export with "
+        "--quantize none."
     )

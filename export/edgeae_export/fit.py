@@ -1,31 +1,39 @@
-"""Fitting an int8 graph to its float32 graph: channel scales, ranges and biases, by the error that the output shows."""
+"""Fitting an int8 graph to its float32 graph: channel scales, ranges and biases, by the error that the output shows.
+
+Every step proposes int8 forms that it made from some of the calibration inputs; a judge, who has others, keeps the one
+whose output is nearest to the float32 graph's. What only suits the inputs it was made from is dropped, and the plain
+ranges, which are judged first, win where nothing is better.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx
+from edgeae_runtime.parity import mse
 
 from edgeae_export.bias_correction import correct_biases
 from edgeae_export.calibration import calibrate
 from edgeae_export.editor import Array, activation_values, multiply_adds
 from edgeae_export.equalize import equalizable, equalize
-from edgeae_export.graph import Float32Array
+from edgeae_export.graph import Float32Array, runner
+from edgeae_export.parity import in_large_batches
 from edgeae_export.plans import Plan, rewrite
 from edgeae_export.quantize import quantize
-from edgeae_export.ranges import SCHEDULES, Ranges, Steps, output_error, schedule, search_ranges
+from edgeae_export.ranges import SCHEDULES, Ranges, Steps, all_starting_ranges, schedule, search_ranges
 from edgeae_export.sites import Sites, find_sites
 from edgeae_export.targets import Target
 
 STRENGTHS = (0.0, 0.5, 0.75)
 """How far channels are equalised: not at all, to the geometric middle, and further; the best is taken."""
-TRIAL_WORK = 8e9
-"""Multiply-adds per trial: about a twentieth of a second, whatever the model's size."""
-TRIAL_VALUES = 1e8
-"""Activations per trial, which take the time where layers have few multiply-adds."""
-TRIAL_INPUTS = (4, 512)
-"""Fewest and most inputs per trial."""
+JUDGED = 4
+"""Every fourth calibration input judges; the others are fitted to."""
+JUDGE_WORK, JUDGE_VALUES, JUDGE_INPUTS = 2e10, 4e8, (24, 512)
+"""Multiply-adds and activations of one judgement, and its fewest and most inputs: some tenths of a second."""
+FITTED_WORK, FITTED_VALUES, FITTED_INPUTS = 3e10, 3e9, (48, 1024)
+"""The same of one pass over the inputs that ranges and biases are taken from, of which each strength needs three."""
 
 
 @dataclass(frozen=True)
@@ -38,69 +46,122 @@ class Fitted:
     bias_shifts: Mapping[str, Array] = field(default_factory=dict)
     strength: float = 0.0
     """Of the equalisation that `rewritten` already holds."""
+    returned: tuple[str, ...] = ()
+    """Layers that could run in int8 and were put back to float, for the quality."""
 
     def quantized(self, target: Target) -> onnx.ModelProto:
         """The int8 graph."""
         return quantize(self.rewritten, self.sites, self.ranges, target, self.bias_shifts)
 
 
+class Judge:
+    """The error of int8 forms against the float32 graph, on inputs that nothing was fitted to."""
+
+    def __init__(self, exact: onnx.ModelProto, inputs: Float32Array, target: Target) -> None:
+        self._inputs, self._target = inputs, target
+        self._expected = in_large_batches(runner(exact), inputs)
+        self._judged: list[tuple[Fitted, float]] = []
+
+    def error(self, proposed: Fitted) -> float:
+        """Mean squared error of the output; infinite where it is not finite."""
+        for known, error in self._judged:
+            if known is proposed:
+                return error
+        measured = in_large_batches(runner(proposed.quantized(self._target)), self._inputs)
+        figure = mse(self._expected, measured)
+        self._judged.append((proposed, figure if np.isfinite(figure) else np.inf))
+        return self._judged[-1][1]
+
+    def best(self, proposals: Iterable[Fitted]) -> Fitted:
+        """The one with the least error; of equal ones the first."""
+        return min(proposals, key=self.error)
+
+
 def fit(folded: onnx.ModelProto, plan: Plan, inputs: Float32Array, target: Target) -> Fitted:
     """Find the int8 form of a plan whose output is nearest to the float32 graph's.
+
+    On the inputs that judge, it is never worse than plain ranges: all values, or all but the rarest, without
+    equalisation and correction of biases.
 
     Args:
         folded: the folded float32 graph.
         plan: the rewrites.
-        inputs: calibration inputs, float32 [n, …]; every other one measures, so that nothing is fitted to itself.
+        inputs: calibration inputs, float32 [n, …].
         target: what the weights look like.
     """
-    measured = trial_inputs(folded, inputs[1::2] if len(inputs) > 1 else inputs)
-    strengths = STRENGTHS if target.per_channel else STRENGTHS[:1]  # one scale per weight pays for equal activations
-    if not equalizable(folded):
-        strengths = STRENGTHS[:1]
-    steps = schedule(folded, len(find_sites(rewrite(folded, plan)[0]).groups), len(measured))
-    if steps == SCHEDULES[0]:
-        fits = [_at_strength(folded, plan, inputs, measured, target, strength, steps) for strength in strengths]
-    else:  # a search is dear: only where it promises most
-        starts = [_at_strength(folded, plan, inputs, measured, target, strength, ()) for strength in strengths]
-        strength = min(starts, key=lambda each: each[1])[0].strength
-        fits = [_at_strength(folded, plan, inputs, measured, target, strength, steps)]
-    best, least = min(fits, key=lambda each: each[1])
-    return _with_corrected_biases(best, least, inputs, measured, target)
+    fitted_to, judging = split(folded, inputs)
+    judge = Judge(folded, judging, target)
+    plain = [_plain(folded, plan, fitted_to, strength) for strength in _strengths(folded, target)]
+    best = judge.best(each for group in plain for each in group)
+    steps, count = schedule(folded, len(best.sites.groups), len(fitted_to))
+    for group in plain:
+        # A search is dear: only from where it promises most, unless it can be afforded everywhere.
+        if steps == SCHEDULES[0] or (steps and any(each is best for each in group)):
+            best = judge.best([best, _searched(group, fitted_to, count, steps, target)])
+    return judge.best([best, _with_corrected_biases(best, fitted_to, target)])
 
 
-def _at_strength(
-    folded: onnx.ModelProto,
-    plan: Plan,
-    inputs: Float32Array,
-    measured: Float32Array,
-    target: Target,
-    strength: float,
-    steps: Steps,
-) -> tuple[Fitted, float]:
-    """The best ranges at one strength of equalisation, and the output's error with them."""
+def split(model: onnx.ModelProto, inputs: Float32Array) -> tuple[Float32Array, Float32Array]:
+    """The inputs that are fitted to, and those that judge: apart, unless there are too few, and as many as the work
+    allows."""
+    judging = np.arange(len(inputs)) % JUDGED == JUDGED - 1
+    if not judging.any():
+        return inputs, inputs
+    return (
+        affordable(model, inputs[~judging], FITTED_WORK, FITTED_VALUES, FITTED_INPUTS),
+        affordable(model, inputs[judging], JUDGE_WORK, JUDGE_VALUES, JUDGE_INPUTS),
+    )
+
+
+def affordable(
+    model: onnx.ModelProto, inputs: Float32Array, work: float, values: float, counts: tuple[int, int]
+) -> Float32Array:
+    """As many of the inputs, evenly spread, as one run may take.
+
+    Args:
+        model: the graph that will run.
+        inputs: to choose from.
+        work: multiply-adds of the run.
+        values: activations that it writes, which take the time where layers have few multiply-adds.
+        counts: fewest and most inputs, whatever the work.
+    """
+    each = max(multiply_adds(model) / work, activation_values(model) / values)
+    count = int(min(max(1 / max(each, 1e-12), counts[0]), counts[1], len(inputs)))
+    return spread(inputs, count)
+
+
+def spread(inputs: Float32Array, count: int) -> Float32Array:
+    """So many of the inputs, from the first to the last."""
+    chosen: Float32Array = inputs[np.linspace(0, len(inputs) - 1, count).astype(int)]
+    return chosen
+
+
+def _strengths(folded: onnx.ModelProto, target: Target) -> Sequence[float]:
+    if not target.per_channel or not equalizable(folded):  # one scale per weight pays for equal activations
+        return STRENGTHS[:1]
+    return STRENGTHS
+
+
+def _plain(folded: onnx.ModelProto, plan: Plan, inputs: Float32Array, strength: float) -> list[Fitted]:
+    """Each kind of plain ranges, at one strength of equalisation."""
     graph, _ = rewrite(equalize(folded, inputs, strength), plan)
     sites = find_sites(graph)
     histograms = calibrate(graph, sites.tensors, inputs)
-    ranges, error = search_ranges(graph, sites, histograms, target, measured, steps)
-    return Fitted(graph, sites, ranges, strength=strength), error
+    return [Fitted(graph, sites, ranges, strength=strength) for ranges in all_starting_ranges(graph, sites, histograms)]
 
 
-def trial_inputs(model: onnx.ModelProto, inputs: Float32Array) -> Float32Array:
-    """As many of the inputs, evenly spread, as one trial should run."""
-    fewest, most = TRIAL_INPUTS
-    affordable = min(TRIAL_WORK / max(multiply_adds(model), 1), TRIAL_VALUES / max(activation_values(model), 1))
-    count = int(min(max(affordable, fewest), most, len(inputs)))
-    return inputs[:: max(len(inputs) // count, 1)][:count]
+def _searched(plain: Sequence[Fitted], inputs: Float32Array, count: int, steps: Steps, target: Target) -> Fitted:
+    """With ranges searched on some of the inputs, from the plain ones on."""
+    first = plain[0]
+    trial = spread(inputs, count)
+    starts = [each.ranges for each in plain]
+    ranges, _ = search_ranges(first.rewritten, first.sites, target, trial, steps, starts)
+    return replace(first, ranges=ranges)
 
 
-def _with_corrected_biases(
-    fitted: Fitted, error: float, inputs: Float32Array, measured: Float32Array, target: Target
-) -> Fitted:
-    """With bias correction, if it brings the output nearer."""
-    graph, sites, ranges = fitted.rewritten, fitted.sites, fitted.ranges
-    sample = trial_inputs(graph, inputs)
-    shifts = correct_biases(graph, sites, sample, lambda some: quantize(graph, sites, ranges, target, some))
-    corrected = output_error(graph, sites, target, measured, shifts)(ranges)
-    if corrected >= error:
-        return fitted
-    return Fitted(graph, sites, ranges, shifts, fitted.strength)
+def _with_corrected_biases(fitted: Fitted, inputs: Float32Array, target: Target) -> Fitted:
+    """With what rounding shifts the layers' means by given back."""
+    shifts = correct_biases(
+        fitted.rewritten, fitted.sites, inputs, lambda some: replace(fitted, bias_shifts=some).quantized(target)
+    )
+    return replace(fitted, bias_shifts=shifts)

@@ -1,5 +1,7 @@
 """Equalising, bias correction and the fit: exact where they say so, and nearer to the float graph."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from edgeae_export import fit as fit_module
@@ -101,6 +103,49 @@ def test_the_fit_is_nearer_than_its_parts(monkeypatch):
     widest = starting_ranges(plain.rewritten, plain.sites, histograms, 100.0)
     error = output_error(plain.rewritten, plain.sites, TARGET, x[1::2], plain.bias_shifts)
     assert error(plain.ranges) < error(widest)
+
+
+def plain_error(folded, plan, x):
+    """The least error of plain ranges on the inputs that judge."""
+    fitted_to, judging = fit_module.split(folded, x)
+    judge = fit_module.Judge(folded, judging, TARGET)
+    return judge, min(judge.error(each) for each in fit_module._plain(folded, plan, fitted_to, 0.0))
+
+
+def test_what_only_suits_the_inputs_it_was_made_from_is_dropped(monkeypatch):
+    model, x = uneven_decoder()
+    folded, _ = fold(model)
+
+    def overfitted(plain, *rest):
+        return replace(
+            plain[0], ranges={group: (0.3 * low, 0.3 * high) for group, (low, high) in plain[0].ranges.items()}
+        )
+
+    def harmful(fitted, *rest):
+        return replace(fitted, bias_shifts={name: np.float64(5.0) for name in fitted.sites.layers})
+
+    monkeypatch.setattr(fit_module, "_searched", overfitted)
+    monkeypatch.setattr(fit_module, "_with_corrected_biases", harmful)
+    monkeypatch.setattr(fit_module, "equalize", lambda graph, inputs, strength: graph)
+    judge, plain = plain_error(folded, INT8_PLANS[0], x)
+    fitted = fit(folded, INT8_PLANS[0], x, TARGET)
+    assert judge.error(fitted) == plain
+    assert not fitted.bias_shifts
+
+
+@pytest.mark.parametrize("count", [2, 7, 30, 200])
+def test_the_fit_is_never_worse_than_plain_ranges(count):
+    model, x = uneven_decoder()
+    folded, _ = fold(model)
+    judge, plain = plain_error(folded, FOLDED, x[:count])
+    assert judge.error(fit(folded, FOLDED, x[:count], TARGET)) <= plain
+
+
+def test_none_of_the_inputs_that_judge_is_fitted_to():
+    model, x = uneven_decoder()
+    fitted_to, judging = fit_module.split(model, x)
+    assert len(fitted_to) + len(judging) == len(x)
+    assert not {row.tobytes() for row in fitted_to} & {row.tobytes() for row in judging}
 
 
 def test_the_fit_is_the_same_twice():
