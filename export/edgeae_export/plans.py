@@ -20,12 +20,14 @@ from edgeae_export.rewrites import (
     channels_last,
     fold_affine,
     fold_batchnorm,
+    join_bias,
     merge_heads,
     move_below_shuffle,
     resize_to_phases,
     split_col2im,
     split_phases,
     subpixel,
+    to_gemm,
 )
 from edgeae_export.rewrites.below_shuffle import obstacle_to_merging
 
@@ -64,8 +66,8 @@ INT8_PLANS = (
 
 
 def fold(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
-    """What always helps: batch norms, heads and affine layers."""
-    return _apply(model, [fold_batchnorm, merge_heads, fold_affine])
+    """What always helps: biases, batch norms, single positions, heads and affine layers."""
+    return _apply(model, [join_bias, fold_batchnorm, to_gemm, merge_heads, fold_affine])
 
 
 def rewrite(model: onnx.ModelProto, plan: Plan) -> tuple[onnx.ModelProto, list[Decision]]:
@@ -74,8 +76,9 @@ def rewrite(model: onnx.ModelProto, plan: Plan) -> tuple[onnx.ModelProto, list[D
     if plan.resize:
         steps.append(resize_to_phases)
     if plan.subpixel != "none":
-        only = mergeable(model) if plan.subpixel == "merging" else None
-        steps += [lambda graph: subpixel(graph, only), move_below_shuffle]
+        merging = mergeable(model)
+        only = merging if plan.subpixel == "merging" else None
+        steps += [lambda graph: subpixel(graph, only, merging), move_below_shuffle]
     if plan.rows:
         steps.append(split_phases)
     if plan.columns:
