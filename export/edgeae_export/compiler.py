@@ -10,11 +10,10 @@ from edgeae_runtime.errors import InputError
 
 from edgeae_export.calibration import calibrate
 from edgeae_export.candidates import choose, exact_candidates
-from edgeae_export.executed import executed_layers
 from edgeae_export.fit import Fitted, fit
 from edgeae_export.graph import Float32Array
+from edgeae_export.placement import settled
 from edgeae_export.plans import FLOAT_PLANS, INT8_PLANS
-from edgeae_export.quantize import quantize
 from edgeae_export.ranges import starting_ranges
 from edgeae_export.rewrites import Decision
 from edgeae_export.sites import Sites, find_sites
@@ -138,17 +137,18 @@ def with_layers_in_float(fitted: Fitted, keep: frozenset[str]) -> Fitted:
 
 def _quantized(compiled: Compiled, target: Target) -> Compiled:
     """Quantise as fitted; a graph that then runs nothing in int8 is an error, not a success."""
-    assert compiled.fitted is not None
-    model = compiled.fitted.quantized(target)
-    if not any(layer.precision == "int8" for layer in executed_layers(model)):
-        raise _nothing_in_int8(compiled.fitted.sites)
-    return replace(compiled, model=model)
+    fitted = compiled.fitted
+    assert fitted is not None
+    sites, ranges, model = settled(fitted.rewritten, fitted.sites, fitted.ranges, target, fitted.bias_shifts)
+    if not sites.layers:
+        raise _nothing_in_int8(sites)
+    return replace(compiled, model=model, fitted=replace(fitted, sites=sites, ranges=ranges))
 
 
 def _quickly_quantized(graph: onnx.ModelProto, sites: Sites, inputs: Float32Array, target: Target) -> onnx.ModelProto:
     """Good enough to be timed: the ranges are not what decides the speed."""
     histograms = calibrate(graph, sites.tensors, inputs[:_QUICK_INPUTS])
-    return quantize(graph, sites, starting_ranges(graph, sites, histograms, 100.0), target)
+    return settled(graph, sites, starting_ranges(graph, sites, histograms, 100.0), target)[2]
 
 
 def _nothing_in_int8(sites: Sites) -> NothingInInt8Error:

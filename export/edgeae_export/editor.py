@@ -22,9 +22,9 @@ Array = NDArray[Any]
 
 UNARY_ACTIVATIONS = frozenset(
     {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Celu", "HardSigmoid", "HardSwish", "Softplus", "Softsign",
-     "Mish", "Gelu", "ThresholdedRelu", "Abs", "Neg", "Exp"}
+     "Mish", "Gelu", "ThresholdedRelu", "Abs", "Neg", "Exp", "Clip"}
 )  # fmt: skip
-"""Elementwise functions of one tensor: they commute with anything that only moves elements."""
+"""Elementwise functions of one tensor, for Clip within limits: they commute with what only moves elements."""
 
 LAYOUT_OPS = frozenset(
     {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "DepthToSpace", "SpaceToDepth", "Concat"}

@@ -20,12 +20,15 @@ from edgeae_export.rewrites import (
     channels_last,
     fold_affine,
     fold_batchnorm,
+    join_bias,
     merge_heads,
     move_below_shuffle,
     resize_to_phases,
     split_col2im,
     split_phases,
     subpixel,
+    to_gemm,
+    widen_outputs,
 )
 from edgeae_export.rewrites.below_shuffle import obstacle_to_merging
 
@@ -44,6 +47,7 @@ class Plan:
     rows: bool = False
     columns: bool = False
     channels_last: bool = False
+    wide: bool = False
     left_out: frozenset[str] = frozenset()
     """Rewrites that were found to change the outputs of this graph, by the names that `steps_of` gives them."""
 
@@ -59,15 +63,21 @@ FLOAT_PLANS = (
 )
 """The first is the estimate: it measured fastest for decoders of one to three output channels."""
 INT8_PLANS = (
-    Plan("sub-pixel by rows", subpixel="all", resize=True, rows=True, columns=True, channels_last=True),
-    Plan("sub-pixel", subpixel="all", resize=True, columns=True, channels_last=True),
-    Plan("sub-pixel, resize kept", subpixel="all", rows=True, columns=True, channels_last=True),
+    Plan("sub-pixel by rows", subpixel="all", resize=True, rows=True, columns=True, channels_last=True, wide=True),
+    Plan("sub-pixel", subpixel="all", resize=True, columns=True, channels_last=True, wide=True),
+    Plan("sub-pixel, resize kept", subpixel="all", rows=True, columns=True, channels_last=True, wide=True),
     FOLDED,
 )
 
 
-FOLDING: Mapping[str, Step] = {"batchnorm": fold_batchnorm, "heads": merge_heads, "affine_folding": fold_affine}
-"""What always helps: batch norms, heads and affine layers."""
+FOLDING: Mapping[str, Step] = {
+    "matmul_bias": join_bias,
+    "batchnorm": fold_batchnorm,
+    "single_position": to_gemm,
+    "heads": merge_heads,
+    "affine_folding": fold_affine,
+}
+"""What always helps: biases, batch norms, single positions, heads and affine layers."""
 
 
 def fold(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
@@ -82,14 +92,16 @@ def rewrite(model: onnx.ModelProto, plan: Plan) -> tuple[onnx.ModelProto, list[D
 
 def steps_of(model: onnx.ModelProto, plan: Plan) -> dict[str, Step]:
     """A plan's rewrites of a folded graph by name, in their order, without those that the plan leaves out."""
-    only = mergeable(model) if plan.subpixel == "merging" else None
+    merging = mergeable(model) if plan.subpixel != "none" else frozenset[str]()
+    only = merging if plan.subpixel == "merging" else None
     wanted: dict[str, tuple[bool, Step]] = {
         "resize_phases": (plan.resize, resize_to_phases),
-        "subpixel": (plan.subpixel != "none", lambda graph: subpixel(graph, only)),
+        "subpixel": (plan.subpixel != "none", lambda graph: subpixel(graph, only, merging)),
         "below_shuffle": (plan.subpixel != "none", move_below_shuffle),
         "phase_split": (plan.rows, split_phases),
         "col2im": (plan.columns, split_col2im),
         "channels_last": (plan.channels_last, channels_last),
+        "wide_outputs": (plan.wide, widen_outputs),
     }
     return {name: step for name, (taken, step) in wanted.items() if taken and name not in plan.left_out}
 

@@ -7,6 +7,7 @@ are made, weights int8 and constant, biases int32 in units of (activation scale 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,11 +17,13 @@ from onnx import NodeProto, helper
 
 from edgeae_export.calibration import Range
 from edgeae_export.editor import Array, GraphEditor, attribute
-from edgeae_export.sites import PASSING, Sites, origins
+from edgeae_export.sites import Sites, moved_inputs, moves, origins
 from edgeae_export.storage import store_in_half
 from edgeae_export.targets import Target
 
 _BIAS_LIMIT = 1 << 30  # int32 with room for the sums it is added to
+_END = 0.51
+"""Steps that a bound may lie inside a range and still be its end: zero points are rounded to whole steps."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def quantize_weight(weight: Array, axis: int, target: Target, smallest: Array | 
     others = tuple(index for index in range(weight.ndim) if index != axis)
     largest = np.abs(weight).max(axis=others)
     # A channel of zeros takes the others' scale: its bias is stored in units of it.
-    scales = np.where(largest > 0, largest, largest.max() or 1.0) / top
+    scales = np.maximum(np.where(largest > 0, largest, largest.max() or 1.0) / top, np.finfo(np.float32).tiny)
     if smallest is not None:
         scales = np.maximum(scales, smallest)
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
@@ -116,6 +119,7 @@ class _Inserter:
     def __init__(self, editor: GraphEditor, target: Target) -> None:
         self.editor, self.target = editor, target
         self._parameters: dict[ActivationScale, tuple[str, str]] = {}
+        self._stored: dict[tuple[object, ...], str] = {}
 
     def activations(self, scales: Mapping[str, ActivationScale], layers: list[NodeProto]) -> None:
         """Quantise every origin, let what only moves elements move bytes, and dequantise for each reader."""
@@ -124,17 +128,17 @@ class _Inserter:
         moving = self._moving_nodes(layers)
         scale_of = dict(scales)
         for node in moving:  # in the graph's order, so that inputs come first
-            scale_of[node.output[0]] = scale_of[node.input[0]]
+            scale_of |= dict.fromkeys(node.output, scale_of[node.input[0]])
         readers = {tensor: editor.consumers(tensor) for tensor in scale_of}
-        in_bytes: dict[str, str] = {}
-        for tensor, scale in scales.items():
-            in_bytes[tensor] = editor.add("QuantizeLinear", [tensor, *self.parameters(scale)], f"{tensor}_quantized")
+        in_bytes = {tensor: self._quantized(tensor, scale) for tensor, scale in scales.items()}
         for node in moving:
-            tensor = node.output[0]
-            in_bytes[tensor] = node.output[0] = editor.add_name(f"{tensor}_quantized")
-            if tensor in editor.outputs:
-                inputs = [in_bytes[tensor], *self.parameters(scale_of[tensor])]
-                editor.nodes.append(helper.make_node("DequantizeLinear", inputs, [tensor], name=f"{tensor}_output"))
+            for index, tensor in enumerate(node.output):
+                in_bytes[tensor] = node.output[index] = editor.add_name(f"{tensor}_quantized")
+                if tensor in editor.outputs:
+                    inputs = [in_bytes[tensor], *self.parameters(scale_of[tensor])]
+                    editor.nodes.append(helper.make_node("DequantizeLinear", inputs, [tensor], name=f"{tensor}_output"))
+            if node.op_type == "Pad" and attribute(node, "mode", "constant") == "constant":
+                self._pad_with(node, scale_of[node.input[0]].zero)
         for tensor, scale in scale_of.items():
             shared = ""
             for reader in readers[tensor]:
@@ -147,6 +151,32 @@ class _Inserter:
                     source = shared = shared or self.dequantize(in_bytes[tensor], scale, tensor)
                 for index in indices:
                     reader.input[index] = source
+
+    def _quantized(self, tensor: str, scale: ActivationScale) -> str:
+        """The bytes of a tensor. A Relu or Clip that makes it is performed by them: by where their range ends, or, if
+        they share a wider range with other tensors, by a Clip on bytes. ONNX Runtime itself sees this only where the
+        bounds agree to the last bit, and else runs the layer before it in float."""
+        editor = self.editor
+        activation = editor.producer(tensor)
+        bounds = None if activation is None else _bounds(editor, activation)
+        if activation is None or bounds is None or editor.only_consumer(activation.input[0]) is not activation:
+            return editor.add("QuantizeLinear", [tensor, *self.parameters(scale)], f"{tensor}_quantized")
+        inputs = [activation.input[0], *self.parameters(scale)]
+        in_bytes = editor.add("QuantizeLinear", inputs, f"{tensor}_quantized")
+        low, high = (value / float(scale.scale) + int(scale.zero) for value in bounds)
+        if low > _END or high < 255 - _END:
+            limits = [
+                editor.add_constant(np.uint8(np.clip(np.rint(byte), 0, 255)), f"{tensor}_bound") for byte in (low, high)
+            ]
+            in_bytes = editor.add("Clip", [in_bytes, *limits], f"{tensor}_clipped")
+        return in_bytes
+
+    def _pad_with(self, node: NodeProto, zero: np.uint8) -> None:
+        """Let a Pad of zeros write the byte that stands for zero."""
+        value = self.editor.add_constant(zero, f"{node.name}_zero")
+        inputs = [*node.input, "", ""]
+        del node.input[:]
+        node.input.extend([*inputs[:2], value, *([inputs[3]] if inputs[3] else [])])
 
     def layer(
         self, node: NodeProto, input_scale: ActivationScale, shift: Array | None, rounded: QuantizedWeight | None
@@ -168,13 +198,12 @@ class _Inserter:
         if rounded is not None and np.array_equal(rounded.scale, quantized.scale):  # a large bias wants another scale
             quantized = rounded
         per_channel = {"axis": axis} if quantized.scale.ndim else {}
-        scale = self.editor.add_constant(quantized.scale, f"{node.name}_weight_scale")
         node.input[1] = self.editor.add(
             "DequantizeLinear",
             [
-                self.editor.add_constant(quantized.values, f"{node.name}_weight_int8"),
-                scale,
-                self.editor.add_constant(quantized.zero, f"{node.name}_weight_zero"),
+                self.stored(quantized.values, f"{node.name}_weight_int8"),
+                self.stored(quantized.scale, f"{node.name}_weight_scale"),
+                self.stored(quantized.zero, f"{node.name}_weight_zero"),
             ],
             f"{node.name}_weight_dequantized",
             **per_channel,
@@ -191,6 +220,13 @@ class _Inserter:
                 f"{node.name}_bias_dequantized",
                 **({"axis": 0} if bias_scale.ndim else {}),
             )
+
+    def stored(self, value: Array, hint: str) -> str:
+        """A constant, one for all layers that share it."""
+        content = value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).digest()
+        if content not in self._stored:
+            self._stored[content] = self.editor.add_constant(value, hint)
+        return self._stored[content]
 
     def parameters(self, scale: ActivationScale) -> tuple[str, str]:
         """The constants of a scale, one pair for all that share it."""
@@ -225,8 +261,22 @@ class _Inserter:
         pending = [layer.input[0] for layer in layers]
         while pending:
             node = self.editor.producer(pending.pop())
-            if node is None or node.op_type not in PASSING or any(node is other for other in found):
+            if node is None or not moves(self.editor, node) or any(node is other for other in found):
                 continue
             found.append(node)
-            pending += node.input if node.op_type == "Concat" else node.input[:1]
+            pending += moved_inputs(node)
         return [node for node in self.editor.sorted_nodes() if any(node is other for other in found)]
+
+
+def _bounds(editor: GraphEditor, node: NodeProto) -> tuple[float, float] | None:
+    """Between what a Relu or a Clip with constant limits lets pass; None for anything else."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type != "Clip":
+        return None
+    names = [*node.input[1:], "", ""][:2]
+    values = [editor.constant(name) if name else bound for name, bound in zip(names, (-np.inf, np.inf), strict=True)]
+    if any(value is None for value in values):
+        return None
+    low, high = (float(np.asarray(value).reshape(-1)[0]) for value in values)
+    return low, high

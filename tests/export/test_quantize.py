@@ -9,6 +9,7 @@ from edgeae_export.graph import runner
 from edgeae_export.quantize import ActivationScale, quantize, quantize_weight
 from edgeae_export.ranges import starting_ranges
 from edgeae_export.sites import find_sites
+from edgeae_export.storage import store_in_half
 from edgeae_export.targets import PRESETS
 from edgeae_runtime.parity import psnr
 from hypothesis import given, settings
@@ -170,7 +171,8 @@ def test_which_layers_stay_in_float_and_why():
         ("Reshape", ["flat", "shape"], ["map"], {}),
         ("ConvTranspose", ["map", "up"], ["big"], {"strides": [2, 2]}),
         ("Conv", ["big", "w"], ["body"], {"pads": [1] * 4}),
-        ("Conv", ["body", "last"], ["y"], {}),
+        ("GlobalAveragePool", ["body"], ["mean"], {}),
+        ("Conv", ["mean", "last"], ["y"], {}),
     ]
     constants = {
         "a": weights(RNG, 4, 256), "shape": np.array([-1, 16, 4, 4]), "up": weights(RNG, 16, 32, 2, 2),
@@ -181,6 +183,7 @@ def test_which_layers_stay_in_float_and_why():
     assert "only 4 numbers" in sites.kept["flat"]
     assert "no int8 ConvTranspose" in sites.kept["big"]
     assert "small part" in sites.kept["y"]
+    assert list(sites.kept) == ["flat", "big", "y"]
     kept = find_sites(graph(nodes, [4], constants), frozenset({"body"}))
     assert kept.layers == ()
     assert "max-drop" in kept.kept["body"]
@@ -215,25 +218,73 @@ def test_ranges_come_from_the_calibration_inputs():
     assert psnr(exact, runner(good)(x), peak) > psnr(exact, runner(poor)(x), peak) + 10
 
 
-def test_float_weights_beside_int8_are_stored_in_half():
+def half_stored(model):
+    return [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
+
+
+def latent_decoder(first, bias):
+    """A Gemm from 4 numbers, which stays in float, and a Conv."""
     nodes = [
         ("Gemm", ["x", "a", "c"], ["flat"], {}),
         ("Relu", ["flat"], ["h"], {}),
         ("Reshape", ["h", "shape"], ["map"], {}),
         ("Conv", ["map", "w"], ["y"], {"pads": [1] * 4}),
     ]
-    constants = {
-        "a": weights(RNG, 4, 1024), "c": weights(RNG, 1024), "shape": np.array([-1, 16, 8, 8]),
-        "w": weights(RNG, 16, 16, 3, 3) / 12,
-    }  # fmt: skip
-    model, x = graph(nodes, [4], constants), weights(RNG, 40, 4)
+    constants = {"a": first, "c": bias, "shape": np.array([-1, 16, 8, 8]), "w": weights(RNG, 16, 16, 3, 3) / 12}
+    return graph(nodes, [4], constants)
+
+
+def test_float_weights_beside_int8_are_stored_in_half():
+    model, x = latent_decoder(weights(RNG, 4, 1024), weights(RNG, 1024)), weights(RNG, 40, 4)
     quantized = check(model, x, ["Gemm", "QLinearConv"])
-    halves = [tensor for tensor in quantized.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16]
-    assert len(halves) == 2
+    assert half_stored(quantized) == ["a_half", "c_half"]
     assert "Cast" not in [node.op_type for node in optimized(quantized).graph.node]  # evaluated at load
-    huge = graph(nodes, [4], constants | {"a": 1e6 * weights(RNG, 4, 1024)})
-    assert "Cast" in operators(int8(huge, x)[0])  # the bias still fits
-    assert sum(node.op_type == "Cast" for node in int8(huge, x)[0].graph.node) == 1
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e-6, 1e6])
+def test_weights_that_half_precision_would_lose_stay_as_they_are(unit):
+    # One column in a unit of its own is enough: its outputs, or what its input gives, would lose bits or vanish.
+    first = weights(RNG, 4, 1024)
+    for axis in (0, 1):
+        scaled = first.copy()
+        scaled[(slice(None), 7) if axis else (2, slice(None))] *= unit
+        x = weights(RNG, 40, 4)
+        assert "a_half" not in half_stored(int8(latent_decoder(scaled, weights(RNG, 1024)), x)[0])
+
+
+def test_a_bias_that_the_next_rounding_would_show_stays_as_it_is():
+    x, first = weights(RNG, 40, 4), weights(RNG, 4, 1024) / 100
+    offset = np.float32(300.0)  # of which half precision keeps steps of 0.25, and the layer varies by a few hundredths
+    model = latent_decoder(first, np.where(np.arange(1024) % 2, offset, 0).astype(np.float32) + weights(RNG, 1024))
+    assert half_stored(int8(model, x)[0]) == ["a_half", "c_half"]  # the steps are as coarse: more than 1
+    alone = graph([("Gemm", ["x", "a", "c"], ["y"], {})], [4], {"a": first, "c": weights(RNG, 1024) + offset})
+    assert half_stored(store_in_half(alone)) == ["a_half"]
+
+
+def test_layers_that_share_a_weight_store_it_once():
+    nodes = [("Conv", ["x", "w", "b"], ["c1"], {"pads": [1] * 4})]
+    nodes += [("Relu", ["c1"], ["h"], {}), ("Conv", ["h", "w", "b"], ["y"], {"pads": [1] * 4})]
+    model = graph(nodes, [16, 8, 8], {"w": weights(RNG, 16, 16, 3, 3) / 12, "b": weights(RNG, 16)})
+    quantized = check(model, weights(RNG, 20, 16, 8, 8), ["QLinearConv", "QLinearConv"])
+    large = [tensor for tensor in quantized.graph.initializer if np.prod(tensor.dims) == 16 * 16 * 9]
+    assert len(large) == 1
+
+
+def test_recurrent_layers_are_told_among_those_in_float():
+    nodes = [
+        ("Transpose", ["x"], ["t"], {"perm": [1, 0, 2]}),
+        ("GRU", ["t", "w", "r"], ["states", "last"], {"hidden_size": 8}),
+        ("Squeeze", ["last", "axis"], ["h"], {}),
+        ("Gemm", ["h", "v"], ["g"], {}),
+        ("Gemm", ["g", "u"], ["y"], {}),
+    ]
+    constants = {
+        "w": weights(RNG, 1, 24, 5), "r": weights(RNG, 1, 24, 8), "axis": np.array([0]), "v": weights(RNG, 8, 64),
+        "u": weights(RNG, 64, 64),
+    }  # fmt: skip
+    sites = find_sites(graph(nodes, [6, 5], constants))
+    assert "no int8 GRU" in sites.kept["states"]
+    assert sites.layers == ("y",)
 
 
 def test_what_the_plain_recipe_leaves_in_float_is_told_as_float():

@@ -7,6 +7,8 @@ from edgeae_export.rewrites.channels_last import channels_last
 from edgeae_export.rewrites.col2im import split_col2im
 from edgeae_export.rewrites.decision import Decision
 from edgeae_export.rewrites.heads import merge_heads
+from edgeae_export.rewrites.matmul_bias import join_bias
+from edgeae_export.rewrites.one_position import to_gemm
 from edgeae_export.rewrites.phase_split import split_phases
 from edgeae_export.rewrites.resize_phases import resize_to_phases
 from edgeae_export.rewrites.subpixel import subpixel
@@ -17,11 +19,13 @@ __all__ = [
     "channels_last",
     "fold_affine",
     "fold_batchnorm",
+    "join_bias",
     "merge_heads",
     "move_below_shuffle",
     "resize_to_phases",
     "split_col2im",
     "split_phases",
     "subpixel",
+    "to_gemm",
     "widen_outputs",
 ]

@@ -90,8 +90,8 @@ def _rewrite(editor: GraphEditor, resize: NodeProto, node: NodeProto) -> Decisio
     return Decision(RULE, node.name, True, f"{ratio:.2f}x the multiply-adds, then a shuffle")
 
 
-def _nearest_factor(editor: GraphEditor, node: NodeProto) -> int | None:
-    """The whole factor of a nearest Resize over the last two axes; None for any other Resize."""
+def nearest_factors(editor: GraphEditor, node: NodeProto) -> tuple[int, int] | None:
+    """The whole factors of a nearest Resize over the last two axes, of which one is more than 1; None for any other."""
     if attribute(node, "mode", "nearest") != "nearest":
         return None
     if node.op_type == "Resize" and (
@@ -100,8 +100,14 @@ def _nearest_factor(editor: GraphEditor, node: NodeProto) -> int | None:
     ):
         return None
     before, after = editor.fixed_shape(node.input[0]), editor.fixed_shape(node.output[0])
-    if before is None or after is None or len(before) != 3 or before[0] != after[0]:
+    if before is None or after is None or len(before) != 3 or len(after) != 3 or before[0] != after[0]:
         return None
-    factors = {large / small for small, large in zip(before[1:], after[1:], strict=True)}
-    factor = factors.pop()
-    return int(factor) if not factors and factor == int(factor) and factor > 1 else None
+    if any(large % small for small, large in zip(before[1:], after[1:], strict=True)) or before == after:
+        return None
+    return after[1] // before[1], after[2] // before[2]
+
+
+def _nearest_factor(editor: GraphEditor, node: NodeProto) -> int | None:
+    """The factor where both axes have the same."""
+    factors = nearest_factors(editor, node)
+    return factors[0] if factors is not None and factors[0] == factors[1] else None

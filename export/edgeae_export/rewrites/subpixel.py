@@ -9,17 +9,22 @@ output channels, ordered (row phase, column phase, channel), and DepthToSpace pu
 that follows is moved before the shuffle, where it fuses with the convolution. Output positions past the last whole
 block are cut off again.
 
-Preconditions: constant weights, one group, no dilation, explicit padding p <= k - 1 (else whole rows of x are cropped),
-known spatial size. Cost: the phases differ in their taps, and the stacked kernel covers them all; the rest are zeros
-that are multiplied too, or split off by `phase_split`. It pays where the int8 kernels of Conv exist and those of
-ConvTranspose do not, and where `below_shuffle` can remove the shuffle.
+Where the padding is off the stride, the phases reach for different inputs, and the stacked kernel has taps that are
+zero in most of them: kernel 4, stride 2, padding 1 would take 3 taps an axis, though each phase has 2. So c further
+positions may be computed in front and cut off after the shuffle: with c = p mod s no tap is wasted.
+
+Preconditions: constant weights, one group, explicit padding, known spatial size; a dilated kernel is written with its
+zeros. Cost: the phases may differ in their taps, and the stacked kernel covers them all; the rest are zeros that are
+multiplied too, or split off by `phase_split`. It pays where the int8 kernels of Conv exist and those of ConvTranspose
+do not, and where `below_shuffle` can remove the shuffle.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +38,8 @@ from edgeae_export.rewrites.window import Window
 RULE = "subpixel"
 MAX_RATIO = 4.0
 """Most multiply-adds, relative to the ConvTranspose's own, that int8 kernels repay (measured: four to seven times)."""
+MIN_CROP_SAVING = 0.1
+"""Share of the multiply-adds that cutting off positions in front must save: it copies the map once more."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +55,30 @@ class AxisPhases:
     """Per phase and tap of the stacked kernel, the tap of the ConvTranspose's kernel, or None for a zero."""
     length: int
     """Output length before cropping: a multiple of the stride."""
+    crop: int
+    """Positions to cut off in front."""
     wanted: int
     """Output length of the ConvTranspose."""
 
+    @property
+    def work(self) -> int:
+        """Positions times taps times phases."""
+        return self.length * self.taps
 
-def axis_phases(size: int, kernel: int, stride: int, pad_begin: int, pad_end: int, output_padding: int) -> AxisPhases:
-    """Phases along one axis of input length `size`; the formula stands at the top of this file."""
+
+def axis_phases(
+    size: int, kernel: int, stride: int, pad_begin: int, pad_end: int, output_padding: int, crop: int
+) -> AxisPhases:
+    """Phases along one axis of input length `size`, computed from `crop` positions before the first wanted one; the
+    formula stands at the top of this file, with `pad_begin - crop` for p."""
     wanted = stride * (size - 1) + output_padding + kernel - pad_begin - pad_end
-    blocks = math.ceil(wanted / stride)
-    t_max = (kernel - 1 - pad_begin) // stride  # of phase 0, which reaches furthest back
-    t_min = -((stride - 1 + pad_begin) // stride)  # of the last phase, which reaches furthest ahead
+    first = pad_begin - crop
+    blocks = math.ceil((wanted + crop) / stride)
+    t_max = (kernel - 1 - first) // stride  # of phase 0, which reaches furthest back
+    t_min = -((stride - 1 + first) // stride)  # of the last phase, which reaches furthest ahead
     taps = t_max - t_min + 1
     source = tuple(
-        tuple(tap if 0 <= (tap := stride * (t_max - u) + phase + pad_begin) < kernel else None for u in range(taps))
+        tuple(tap if 0 <= (tap := stride * (t_max - u) + phase + first) < kernel else None for u in range(taps))
         for phase in range(stride)
     )
     return AxisPhases(
@@ -70,8 +88,27 @@ def axis_phases(size: int, kernel: int, stride: int, pad_begin: int, pad_end: in
         pad_end=max(blocks - size - t_min, 0),
         source=source,
         length=stride * max(blocks, size + t_min),
+        crop=crop,
         wanted=wanted,
     )
+
+
+def cheapest_phases(numbers: Sequence[tuple[int, int, int, int, int, int]], crop: bool) -> tuple[AxisPhases, ...]:
+    """The phases of all axes, from where they take the fewest multiply-adds.
+
+    Args:
+        numbers: per axis, the arguments of `axis_phases` without `crop`.
+        crop: whether positions may be cut off in front to save work; else only where there is no other way.
+    """
+    forms = []
+    for each in numbers:
+        _, kernel, stride, pad_begin, *_ = each
+        least = max(pad_begin - kernel + 1, 0)  # so that no input lies before the first that is read
+        forms.append([axis_phases(*each, least + further) for further in range(stride)])
+    plain = tuple(axis[0] for axis in forms)
+    best = tuple(min(axis, key=lambda form: form.work) for axis in forms)
+    saves = math.prod(form.work for form in best) <= (1 - MIN_CROP_SAVING) * math.prod(form.work for form in plain)
+    return best if crop and saves else plain
 
 
 def stacked_kernel(weight: Array, axes: tuple[AxisPhases, ...]) -> Array:
@@ -90,12 +127,15 @@ def stacked_kernel(weight: Array, axes: tuple[AxisPhases, ...]) -> Array:
     return stacked.reshape(math.prod(strides) * outputs, inputs, *taps)
 
 
-def subpixel(model: onnx.ModelProto, only: frozenset[str] | None = None) -> tuple[onnx.ModelProto, list[Decision]]:
+def subpixel(
+    model: onnx.ModelProto, only: frozenset[str] | None = None, uncropped: frozenset[str] = frozenset()
+) -> tuple[onnx.ModelProto, list[Decision]]:
     """Rewrite every ConvTranspose that fits.
 
     Args:
         model: any graph.
         only: names of the nodes to consider; all of them by default.
+        uncropped: names of those whose shuffle something is to merge with: nothing may lie between.
     """
     editor = GraphEditor(model)
     decisions = []
@@ -103,30 +143,31 @@ def subpixel(model: onnx.ModelProto, only: frozenset[str] | None = None) -> tupl
         if only is not None and node.name not in only:
             decisions.append(Decision(RULE, node.name, False, "float ConvTranspose is the faster kernel here"))
             continue
-        decisions.append(_rewrite(editor, node))
+        decisions.append(_rewrite(editor, node, crop=node.name not in uncropped))
     return editor.finish(), decisions
 
 
-def _rewrite(editor: GraphEditor, node: NodeProto) -> Decision:
+def _rewrite(editor: GraphEditor, node: NodeProto, crop: bool) -> Decision:
     window = Window.of(editor, node)
     if window is None:
         return Decision(RULE, node.name, False, "its weights are not constant")
-    if obstacle := window.obstacle():
+    if obstacle := replace(window, dilations=(1,) * len(window.kernel)).obstacle():
         return Decision(RULE, node.name, False, obstacle)
-    if any(begin >= kernel for begin, kernel in zip(window.pads_begin, window.kernel, strict=True)):
-        return Decision(RULE, node.name, False, "it is padded by as much as its kernel")
     shape = editor.fixed_shape(node.input[0])
     if shape is None:
         return Decision(RULE, node.name, False, "its spatial size is not known")
+    weight = _undilated(editor.constants[node.input[1]], window.dilations)
     pads = window.pads_begin, window.pads_end
-    numbers = zip(shape[1:], window.kernel, window.strides, *pads, window.output_padding, strict=True)
-    axes = tuple(axis_phases(*each) for each in numbers)
+    numbers = list(zip(shape[1:], weight.shape[2:], window.strides, *pads, window.output_padding, strict=True))
+    axes = cheapest_phases(numbers, crop)
     if any(axis.wanted < 1 for axis in axes):
         return Decision(RULE, node.name, False, "its output is empty")
-    ratio = math.prod(axis.stride * axis.taps / kernel for axis, kernel in zip(axes, window.kernel, strict=True))
+    own = math.prod(size * kernel for size, kernel in zip(shape[1:], window.kernel, strict=True))
+    ratio = math.prod(axis.work for axis in axes) / own
     if ratio > MAX_RATIO:
-        return Decision(RULE, node.name, False, f"it would take {ratio:.2f}x the multiply-adds")
-    weight = editor.constants[node.input[1]]
+        dilated = any(dilation != 1 for dilation in window.dilations)
+        told = f"it is dilated by {'x'.join(map(str, window.dilations))}, and " if dilated else ""
+        return Decision(RULE, node.name, False, f"{told}it would take {ratio:.2f}x the multiply-adds")
     phases = math.prod(window.strides)
     inputs = [node.input[0], editor.add_constant(stacked_kernel(weight, axes), f"{node.input[1]}_subpixel")]
     if len(node.input) > 2 and node.input[2]:
@@ -152,6 +193,15 @@ def _rewrite(editor: GraphEditor, node: NodeProto) -> Decision:
     return Decision(RULE, node.name, True, f"Conv with {ratio:.2f}x the multiply-adds, then a shuffle")
 
 
+def _undilated(weight: Array, dilations: Sequence[int]) -> Array:
+    """The kernel with the zeros that a dilation stands for."""
+    sizes = [dilation * (size - 1) + 1 for size, dilation in zip(weight.shape[2:], dilations, strict=True)]
+    wide = np.zeros((*weight.shape[:2], *sizes), weight.dtype)
+    there: tuple[Any, ...] = (..., *(slice(None, None, dilation) for dilation in dilations))
+    wide[there] = weight
+    return wide
+
+
 def _shuffle(editor: GraphEditor, tensor: str, axes: tuple[AxisPhases, ...], channels: int, name: str) -> str:
     """Put the phases in place, and crop."""
     strides = [axis.stride for axis in axes]
@@ -162,8 +212,8 @@ def _shuffle(editor: GraphEditor, tensor: str, axes: tuple[AxisPhases, ...], cha
             tensor = _general_shuffle(editor, tensor, axes, channels, name)
     if any(axis.length != axis.wanted for axis in axes):
         numbers = {
-            "starts": [0] * len(axes),
-            "ends": [axis.wanted for axis in axes],
+            "starts": [axis.crop for axis in axes],
+            "ends": [axis.crop + axis.wanted for axis in axes],
             "axes": [2 + index for index in range(len(axes))],
         }
         inputs = [editor.add_constant(np.array(value, np.int64), f"{name}_{key}") for key, value in numbers.items()]
