@@ -139,7 +139,9 @@ def _quantized(compiled: Compiled, target: Target) -> Compiled:
     """Quantise as fitted; a graph that then runs nothing in int8 is an error, not a success."""
     fitted = compiled.fitted
     assert fitted is not None
-    sites, ranges, model = settled(fitted.rewritten, fitted.sites, fitted.ranges, target, fitted.bias_shifts)
+    sites, ranges, model = settled(
+        fitted.rewritten, fitted.sites, fitted.ranges, target, fitted.bias_shifts, fitted.rounded
+    )
     if not sites.layers:
         raise _nothing_in_int8(sites)
     return replace(compiled, model=model, fitted=replace(fitted, sites=sites, ranges=ranges))

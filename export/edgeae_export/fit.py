@@ -21,15 +21,16 @@ from edgeae_export.equalize import equalizable, equalize
 from edgeae_export.graph import Float32Array, runner
 from edgeae_export.parity import in_large_batches
 from edgeae_export.plans import Plan, rewrite
-from edgeae_export.quantize import quantize
+from edgeae_export.quantize import QuantizedWeight, quantize
 from edgeae_export.ranges import SCHEDULES, Ranges, Steps, all_starting_ranges, schedule, search_ranges
+from edgeae_export.rounding import round_weights
 from edgeae_export.sites import Sites, find_sites
 from edgeae_export.targets import Target
 
 STRENGTHS = (0.0, 0.5, 0.75)
 """How far channels are equalised: not at all, to the geometric middle, and further; the best is taken."""
 JUDGED = 4
-"""Every fourth calibration input judges; the others are fitted to."""
+"""One calibration input in four judges; the others are fitted to."""
 JUDGE_WORK, JUDGE_VALUES, JUDGE_INPUTS = 2e10, 4e8, (24, 512)
 """Multiply-adds and activations of one judgement, and its fewest and most inputs: some tenths of a second."""
 FITTED_WORK, FITTED_VALUES, FITTED_INPUTS = 3e10, 3e9, (48, 1024)
@@ -48,10 +49,12 @@ class Fitted:
     """Of the equalisation that `rewritten` already holds."""
     returned: tuple[str, ...] = ()
     """Layers that could run in int8 and were put back to float, for the quality."""
+    rounded: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    """Per layer, its weight as `round_weights` rounds it; to the nearest step where it is missing."""
 
     def quantized(self, target: Target) -> onnx.ModelProto:
         """The int8 graph."""
-        return quantize(self.rewritten, self.sites, self.ranges, target, self.bias_shifts)
+        return quantize(self.rewritten, self.sites, self.ranges, target, self.bias_shifts, self.rounded)
 
 
 class Judge:
@@ -92,23 +95,26 @@ def fit(folded: onnx.ModelProto, plan: Plan, inputs: Float32Array, target: Targe
     fitted_to, judging = split(folded, inputs)
     judge = Judge(folded, judging, target)
     plain = [_plain(folded, plan, fitted_to, strength) for strength in _strengths(folded, target)]
+    plain = [[*group, _rounded(judge.best(group), fitted_to, target)] for group in plain]
     best = judge.best(each for group in plain for each in group)
     steps, count = schedule(folded, len(best.sites.groups), len(fitted_to))
     for group in plain:
         # A search is dear: only from where it promises most, unless it can be afforded everywhere.
         if steps == SCHEDULES[0] or (steps and any(each is best for each in group)):
-            best = judge.best([best, _searched(group, fitted_to, count, steps, target)])
+            best = judge.best([best, _searched(group, judge.best(group), fitted_to, count, steps, target)])
     return judge.best([best, _with_corrected_biases(best, fitted_to, target)])
 
 
 def split(model: onnx.ModelProto, inputs: Float32Array) -> tuple[Float32Array, Float32Array]:
     """The inputs that are fitted to, and those that judge: apart, unless there are too few, and as many as the work
     allows."""
-    judging = np.arange(len(inputs)) % JUDGED == JUDGED - 1
-    if not judging.any():
+    if len(inputs) < JUDGED:
         return inputs, inputs
+    # Drawn, not taken in turn: sets of pictures repeat (four cameras, one after the other) more often than not.
+    order = np.random.default_rng(0).permutation(len(inputs))
+    judging, fitted_to = np.sort(order[: len(inputs) // JUDGED]), np.sort(order[len(inputs) // JUDGED :])
     return (
-        affordable(model, inputs[~judging], FITTED_WORK, FITTED_VALUES, FITTED_INPUTS),
+        affordable(model, inputs[fitted_to], FITTED_WORK, FITTED_VALUES, FITTED_INPUTS),
         affordable(model, inputs[judging], JUDGE_WORK, JUDGE_VALUES, JUDGE_INPUTS),
     )
 
@@ -150,13 +156,25 @@ def _plain(folded: onnx.ModelProto, plan: Plan, inputs: Float32Array, strength: 
     return [Fitted(graph, sites, ranges, strength=strength) for ranges in all_starting_ranges(graph, sites, histograms)]
 
 
-def _searched(plain: Sequence[Fitted], inputs: Float32Array, count: int, steps: Steps, target: Target) -> Fitted:
+def _searched(
+    plain: Sequence[Fitted], start: Fitted, inputs: Float32Array, count: int, steps: Steps, target: Target
+) -> Fitted:
     """With ranges searched on some of the inputs, from the plain ones on."""
-    first = plain[0]
-    trial = spread(inputs, count)
-    starts = [each.ranges for each in plain]
-    ranges, _ = search_ranges(first.rewritten, first.sites, target, trial, steps, starts)
-    return replace(first, ranges=ranges)
+    ranges, _ = search_ranges(
+        start.rewritten,
+        start.sites,
+        target,
+        spread(inputs, count),
+        steps,
+        [each.ranges for each in plain],
+        start.rounded,
+    )
+    return replace(start, ranges=ranges)
+
+
+def _rounded(fitted: Fitted, inputs: Float32Array, target: Target) -> Fitted:
+    """With weights rounded by what their layers give."""
+    return replace(fitted, rounded=round_weights(fitted.rewritten, fitted.sites, inputs, target))
 
 
 def _with_corrected_biases(fitted: Fitted, inputs: Float32Array, target: Target) -> Fitted:

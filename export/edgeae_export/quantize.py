@@ -79,7 +79,7 @@ def quantize(
     scales = {tensor: ActivationScale.of(*ranges[group]) for group in sites.groups for tensor in group}
     layers = [node for node in editor.nodes if node.name in set(sites.layers)]
     scale_of = {node.name: scales[origins(editor, node.input[0])[0]] for node in layers}
-    inserter.activations(scales, layers)
+    inserter.activations(scales, layers, sites.float_sums)
     for node in layers:
         inserter.layer(node, scale_of[node.name], (bias_shifts or {}).get(node.name), (rounded or {}).get(node.name))
     return store_in_half(editor.finish())
@@ -121,7 +121,9 @@ class _Inserter:
         self._parameters: dict[ActivationScale, tuple[str, str]] = {}
         self._stored: dict[tuple[object, ...], str] = {}
 
-    def activations(self, scales: Mapping[str, ActivationScale], layers: list[NodeProto]) -> None:
+    def activations(
+        self, scales: Mapping[str, ActivationScale], layers: list[NodeProto], float_sums: frozenset[str]
+    ) -> None:
         """Quantise every origin, let what only moves elements move bytes, and dequantise for each reader."""
         editor, is_layer = self.editor, {node.name for node in layers}
         scales = {self._behind_output(tensor): scale for tensor, scale in scales.items()}
@@ -147,6 +149,8 @@ class _Inserter:
                     source = in_bytes[tensor]
                 elif reader.name in is_layer:
                     source = self.dequantize(in_bytes[tensor], scale, tensor)
+                elif tensor in float_sums:
+                    continue
                 else:
                     source = shared = shared or self.dequantize(in_bytes[tensor], scale, tensor)
                 for index in indices:

@@ -19,8 +19,9 @@ from edgeae_export.calibration import Histogram, Range
 from edgeae_export.editor import Array, GraphEditor, activation_values, multiply_adds
 from edgeae_export.graph import Float32Array, runner
 from edgeae_export.parity import in_large_batches
-from edgeae_export.quantize import quantize
-from edgeae_export.sites import Sites
+from edgeae_export.quantize import QuantizedWeight, quantize
+from edgeae_export.residual_sums import least_that_matters
+from edgeae_export.sites import Sites, origins
 from edgeae_export.targets import Target
 
 Ranges = dict[tuple[str, ...], Range]
@@ -64,7 +65,21 @@ def starting_ranges(
         if len(readers) == 1 and (limit := SATURATION.get(next(iter(readers)))):
             low, high = max(low, -limit), min(high, limit)
         ranges[group] = (low, high)
-    return ranges
+    return _without_what_sums_rectify(editor, ranges)
+
+
+def _without_what_sums_rectify(editor: GraphEditor, ranges: Ranges) -> Ranges:
+    """Without what is so far below zero that the sum it goes into is rectified, whatever the other summand."""
+    highs = {tensor: high for group, (_, high) in ranges.items() for tensor in group}
+
+    def largest(tensor: str) -> float:
+        return max(highs.get(origin, np.inf) for origin in origins(editor, tensor))
+
+    bounded = {}
+    for group, (low, high) in ranges.items():
+        least = min(least_that_matters(editor, tensor, largest) for tensor in group)
+        bounded[group] = max(low, least), high
+    return bounded
 
 
 def least_error_ranges(model: onnx.ModelProto, sites: Sites, histograms: Mapping[str, Histogram]) -> Ranges:
@@ -104,7 +119,13 @@ def schedule(model: onnx.ModelProto, groups: int, available: int) -> tuple[Steps
 
 
 def search_ranges(
-    model: onnx.ModelProto, sites: Sites, target: Target, inputs: Float32Array, steps: Steps, starts: Sequence[Ranges]
+    model: onnx.ModelProto,
+    sites: Sites,
+    target: Target,
+    inputs: Float32Array,
+    steps: Steps,
+    starts: Sequence[Ranges],
+    rounded: Mapping[str, QuantizedWeight] | None = None,
 ) -> tuple[Ranges, float]:
     """Coordinate search over the ranges.
 
@@ -114,12 +135,13 @@ def search_ranges(
         target: what the weights look like.
         inputs: real inputs to measure the output's error on.
         steps: the factors.
+        rounded: per layer, its weight as it is rounded.
         starts: ranges to begin with, of which the best on these inputs is taken; none is ever widened beyond the first.
 
     Returns:
         The ranges, and the mean squared error of the output with them.
     """
-    error = output_error(model, sites, target, inputs)
+    error = output_error(model, sites, target, inputs, rounded=rounded)
     widest = starts[0]
     ranges = min(starts, key=error)
     best = error(ranges)
@@ -140,12 +162,13 @@ def output_error(
     target: Target,
     inputs: Float32Array,
     bias_shifts: Mapping[str, Array] | None = None,
+    rounded: Mapping[str, QuantizedWeight] | None = None,
 ) -> Callable[[Ranges], float]:
     """A function from ranges to the mean squared error of the quantised graph's output against the float graph's."""
     expected = in_large_batches(runner(model), inputs)
 
     def error(ranges: Ranges) -> float:
-        measured = in_large_batches(runner(quantize(model, sites, ranges, target, bias_shifts)), inputs)
+        measured = in_large_batches(runner(quantize(model, sites, ranges, target, bias_shifts, rounded)), inputs)
         figure = mse(expected, measured)
         return figure if np.isfinite(figure) else np.inf
 

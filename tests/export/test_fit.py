@@ -13,6 +13,7 @@ from edgeae_export.graph import runner
 from edgeae_export.plans import FOLDED, INT8_PLANS, fold, rewrite
 from edgeae_export.quantize import quantize
 from edgeae_export.ranges import output_error, starting_ranges
+from edgeae_export.rounding import round_weights
 from edgeae_export.sites import find_sites
 from edgeae_export.targets import PRESETS
 from edgeae_runtime.parity import psnr
@@ -116,14 +117,17 @@ def test_what_only_suits_the_inputs_it_was_made_from_is_dropped(monkeypatch):
     model, x = uneven_decoder()
     folded, _ = fold(model)
 
-    def overfitted(plain, *rest):
-        return replace(
-            plain[0], ranges={group: (0.3 * low, 0.3 * high) for group, (low, high) in plain[0].ranges.items()}
-        )
+    def overfitted(plain, start, *rest):
+        return replace(start, ranges={group: (0.3 * low, 0.3 * high) for group, (low, high) in start.ranges.items()})
+
+    def flattened(*arguments):
+        rounded = round_weights(*arguments)
+        return {name: replace(weight, values=weight.values // 2) for name, weight in rounded.items()}
 
     def harmful(fitted, *rest):
         return replace(fitted, bias_shifts={name: np.float64(5.0) for name in fitted.sites.layers})
 
+    monkeypatch.setattr(fit_module, "round_weights", flattened)
     monkeypatch.setattr(fit_module, "_searched", overfitted)
     monkeypatch.setattr(fit_module, "_with_corrected_biases", harmful)
     monkeypatch.setattr(fit_module, "equalize", lambda graph, inputs, strength: graph)
@@ -131,6 +135,7 @@ def test_what_only_suits_the_inputs_it_was_made_from_is_dropped(monkeypatch):
     fitted = fit(folded, INT8_PLANS[0], x, TARGET)
     assert judge.error(fitted) == plain
     assert not fitted.bias_shifts
+    assert not fitted.rounded
 
 
 @pytest.mark.parametrize("count", [2, 7, 30, 200])

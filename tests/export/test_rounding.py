@@ -5,7 +5,7 @@ import pytest
 from edgeae_export.graph import runner
 from edgeae_export.quantize import quantize_weight
 from edgeae_export.rounding import round_weights
-from edgeae_export.sites import find_sites
+from edgeae_export.sites import Sites
 from edgeae_export.targets import PRESETS
 from edgeae_runtime.parity import mse
 from onnx import numpy_helper
@@ -58,7 +58,7 @@ def test_the_layer_is_nearer_than_with_the_nearest_steps(name, target):
     (op, attributes), shape, size, axis = LAYERS[name]
     model = graph([(op, ["x", "w"], ["y"], attributes)], shape, {"w": weights(RNG, *size)})
     machine = PRESETS[target]
-    rounded = round_weights(model, find_sites(model), smooth(200, *shape), machine)["y"]
+    rounded = round_weights(model, Sites(("y",), {}, ()), smooth(200, *shape), machine)["y"]
     weight = numpy_helper.to_array(model.graph.initializer[0])
     nearest = quantize_weight(weight.T if attributes.get("transB") else weight, axis, machine)
     assert np.array_equal(rounded.scale, nearest.scale)
@@ -75,7 +75,7 @@ def test_the_layer_is_nearer_than_with_the_nearest_steps(name, target):
 
 def test_inputs_of_zeros_leave_the_nearest_steps():
     model = graph([("Gemm", ["x", "w"], ["y"], {})], [40], {"w": weights(RNG, 40, 8)})
-    rounded = round_weights(model, find_sites(model), np.zeros((9, 40), np.float32), PRESETS["x86-vnni"])["y"]
+    rounded = round_weights(model, Sites(("y",), {}, ()), np.zeros((9, 40), np.float32), PRESETS["x86-vnni"])["y"]
     nearest = quantize_weight(numpy_helper.to_array(model.graph.initializer[0]), 1, PRESETS["x86-vnni"])
     assert np.array_equal(rounded.values, nearest.values)
 
