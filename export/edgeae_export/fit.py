@@ -1,8 +1,8 @@
 """Fitting an int8 graph to its float32 graph: channel scales, ranges and biases, by the error that the output shows.
 
-Every step proposes int8 forms that it made from some of the calibration inputs; a judge, who has others, keeps the one
-whose output is nearest to the float32 graph's. What only suits the inputs it was made from is dropped, and the plain
-ranges, which are judged first, win where nothing is better.
+Every step proposes int8 forms that it made from some of the calibration inputs; a judge, who has others too, keeps the
+one whose output is nearest to the float32 graph's. What only suits the inputs it was made from is dropped, and the
+plain ranges, which are judged first, win where nothing is better.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STRENGTHS = (0.0, 0.5, 0.75)
 """How far channels are equalised: not at all, to the geometric middle, and further; the best is taken."""
 JUDGED = 4
 """One calibration input in four judges; the others are fitted to."""
-JUDGE_WORK, JUDGE_VALUES, JUDGE_INPUTS = 2e10, 4e8, (24, 512)
+JUDGE_WORK, JUDGE_VALUES, JUDGE_INPUTS = 1e10, 2e8, (24, 512)
 """Multiply-adds and activations of one judgement, and its fewest and most inputs: some tenths of a second."""
 FITTED_WORK, FITTED_VALUES, FITTED_INPUTS = 3e10, 3e9, (48, 1024)
 """The same of one pass over the inputs that ranges and biases are taken from, of which each strength needs three."""
@@ -58,11 +58,18 @@ class Fitted:
 
 
 class Judge:
-    """The error of int8 forms against the float32 graph, on inputs that nothing was fitted to."""
+    """The error of int8 forms against the float32 graph, on inputs that nothing was fitted to, and on some others.
 
-    def __init__(self, exact: onnx.ModelProto, inputs: Float32Array, target: Target) -> None:
-        self._inputs, self._target = inputs, target
-        self._expected = in_large_batches(runner(exact), inputs)
+    The larger of the two counts: the former show what was fitted too closely, and a rare input, which a narrow range
+    clips, may be among either. Judged on 90 photographs alone, ranges of 99.9 % seemed best for one decoder, at 48.9
+    dB, and gave 41.9 dB on 40 others, for one of them.
+    """
+
+    def __init__(self, exact: onnx.ModelProto, fitted_to: Float32Array, judging: Float32Array, target: Target) -> None:
+        some = affordable(exact, fitted_to, JUDGE_WORK, JUDGE_VALUES, JUDGE_INPUTS)
+        run = runner(exact)
+        self._sets = [(inputs, in_large_batches(run, inputs)) for inputs in (some, judging)]
+        self._target = target
         self._judged: list[tuple[Fitted, float]] = []
 
     def error(self, proposed: Fitted) -> float:
@@ -70,9 +77,9 @@ class Judge:
         for known, error in self._judged:
             if known is proposed:
                 return error
-        measured = in_large_batches(runner(proposed.quantized(self._target)), self._inputs)
-        figure = mse(self._expected, measured)
-        self._judged.append((proposed, figure if np.isfinite(figure) else np.inf))
+        run = runner(proposed.quantized(self._target))
+        figures = [mse(expected, in_large_batches(run, inputs)) for inputs, expected in self._sets]
+        self._judged.append((proposed, max(figures) if np.isfinite(figures).all() else np.inf))
         return self._judged[-1][1]
 
     def best(self, proposals: Iterable[Fitted]) -> Fitted:
@@ -93,7 +100,7 @@ def fit(folded: onnx.ModelProto, plan: Plan, inputs: Float32Array, target: Targe
         target: what the weights look like.
     """
     fitted_to, judging = split(folded, inputs)
-    judge = Judge(folded, judging, target)
+    judge = Judge(folded, fitted_to, judging, target)
     plain = [_plain(folded, plan, fitted_to, strength) for strength in _strengths(folded, target)]
     plain = [[*group, _rounded(judge.best(group), fitted_to, target)] for group in plain]
     best = judge.best(each for group in plain for each in group)

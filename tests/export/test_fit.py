@@ -109,7 +109,7 @@ def test_the_fit_is_nearer_than_its_parts(monkeypatch):
 def plain_error(folded, plan, x):
     """The least error of plain ranges on the inputs that judge."""
     fitted_to, judging = fit_module.split(folded, x)
-    judge = fit_module.Judge(folded, judging, TARGET)
+    judge = fit_module.Judge(folded, fitted_to, judging, TARGET)
     return judge, min(judge.error(each) for each in fit_module._plain(folded, plan, fitted_to, 0.0))
 
 
@@ -144,6 +144,20 @@ def test_the_fit_is_never_worse_than_plain_ranges(count):
     folded, _ = fold(model)
     judge, plain = plain_error(folded, FOLDED, x[:count])
     assert judge.error(fit(folded, FOLDED, x[:count], TARGET)) <= plain
+
+
+def test_rare_inputs_count_wherever_they_are():
+    """Where none of the judging inputs is loud, narrow ranges look good; loud ones among the others tell."""
+    nodes = [("Conv", ["x", "w"], ["c"], {}), ("Relu", ["c"], ["h"], {}), ("Conv", ["h", "v"], ["y"], {})]
+    model = graph(nodes, [4, 5, 5], {"w": weights(RNG, 8, 4, 3, 3), "v": weights(RNG, 4, 8, 1, 1)})
+    folded, x = fold(model)[0], weights(RNG, 200, 4, 5, 5)
+    x[[0, 60, 120]] *= 8
+    fitted_to, judging = fit_module.split(folded, x)
+    wide = fit_module._plain(folded, FOLDED, fitted_to, 0.0)[0]
+    narrow = replace(wide, ranges={group: (low / 4, high / 4) for group, (low, high) in wide.ranges.items()})
+    blind = fit_module.Judge(folded, judging, judging, TARGET)
+    assert blind.best([wide, narrow]) is narrow
+    assert fit_module.Judge(folded, fitted_to, judging, TARGET).best([narrow, wide]) is wide
 
 
 def test_none_of_the_inputs_that_judge_is_fitted_to():
