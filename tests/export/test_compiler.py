@@ -203,3 +203,18 @@ def test_the_verdict_tells_size_speed_and_quality():
     assert "leave it in float32" in verdict([slow], quality)
     assert "as fast" in verdict([level], quality)
     assert "leave it" not in verdict([level], quality)
+
+
+def test_a_last_transposed_convolution_of_few_outputs_becomes_a_product():
+    up = {"strides": [2, 2], "pads": [1] * 4, "kernel_shape": [4, 4]}
+    nodes = [
+        ("ConvTranspose", ["x", "w1"], ["c1"], up),
+        ("Relu", ["c1"], ["h1"], {}),
+        ("ConvTranspose", ["h1", "w2"], ["c2"], up),
+        ("Sigmoid", ["c2"], ["y"], {}),
+    ]
+    constants = {"w1": weights(RNG, 32, 16, 4, 4) / 12, "w2": weights(RNG, 16, 1, 4, 4) / 8}
+    compiled = compile_int8(graph(nodes, [32, 6, 6], constants), weights(RNG, 40, 32, 6, 6), TOLERANCE, TARGET)
+    assert "Col2Im" in operators(compiled.model)
+    assert operators(compiled.rewritten).count("Conv") == 1  # kernel 4, stride 2: no phase has taps of its own
+    assert compiled.fitted.sites.layers == ("c1_subpixel", "c2_columns")
