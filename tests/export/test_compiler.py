@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from edgeae_export import candidates, placement
 from edgeae_export.compiler import compile_float32, compile_int8, keep_in_float
+from edgeae_export.executed import dequantized_weights, executed_layers, optimized
 from edgeae_export.graph import runner
 from edgeae_export.max_drop import MaxDrop, hold_limit
 from edgeae_export.targets import NICKNAMES, PRESETS, TARGETS, choose_target
@@ -213,8 +214,16 @@ def test_a_last_transposed_convolution_of_few_outputs_becomes_a_product():
         ("ConvTranspose", ["h1", "w2"], ["c2"], up),
         ("Sigmoid", ["c2"], ["y"], {}),
     ]
-    constants = {"w1": weights(RNG, 32, 16, 4, 4) / 12, "w2": weights(RNG, 16, 1, 4, 4) / 8}
+    constants = {"w1": weights(RNG, 32, 32, 4, 4) / 12, "w2": weights(RNG, 32, 1, 4, 4) / 8}
     compiled = compile_int8(graph(nodes, [32, 6, 6], constants), weights(RNG, 40, 32, 6, 6), TOLERANCE, TARGET)
     assert "Col2Im" in operators(compiled.model)
     assert operators(compiled.rewritten).count("Conv") == 1  # kernel 4, stride 2: no phase has taps of its own
     assert compiled.fitted.sites.layers == ("c1_subpixel", "c2_columns")
+
+
+def test_planned_layers_are_executed_layers_after_every_step(halves):
+    for part in halves[0].values():
+        executed = {layer.name: layer.precision for layer in executed_layers(part.model)}
+        assert {name for name, precision in executed.items() if precision == "int8"} == set(part.fitted.sites.layers)
+        assert {name for name, precision in executed.items() if precision != "int8"} == set(part.kept)
+        assert dequantized_weights(optimized(part.model)) == []
