@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-from edgeae_export.editor import LAYOUT_OPS, GraphEditor, attribute
+from edgeae_export.editor import LAYOUT_OPS, Array, GraphEditor, attribute
 from edgeae_export.graph import WEIGHTED_OPS
 from edgeae_export.residual_sums import float_sums
 from edgeae_export.small_parts import nearest_layers, small_layers
@@ -29,6 +29,9 @@ wider kernel computes blocks of columns; with three channels 12.6, 17.1 and 14.8
 MIN_CHANNELS_PER_GROUP = 32
 """Grouped convolutions of fewer channels per group stay in float: a 3x3 of 16x16 measured 1.8x to 2.7x as fast in int8
 with groups of 32 and 64 channels, 0.8x with 16, 0.35x with 4 (AVX-512 VNNI). Depthwise has a kernel of its own."""
+MIN_OUTPUTS_3D, MIN_CHANNELS_3D = 16, 32
+"""Three-dimensional convolutions below both stay in float, for their columns cost more than their products: 16 channels
+of 16x16x16 to 1, 4 and 8 measured 0.5x, 0.67x and 0.78x the speed of float; to 16 channels 1.26x, 32 to 1 1.07x."""
 DEPTHWISE_CHANNELS = 16
 """A depthwise convolution runs in int8 where its channels are a multiple of this, between layers that do: alone it
 measured 0.7x to 0.9x the speed of float, which the two conversions that it saves outweigh; with 24 channels 0.46x."""
@@ -148,16 +151,19 @@ def _reason_for_float(editor: GraphEditor, node: NodeProto) -> str:
     if any(editor.constant(origin) is not None for origin in origins(editor, node.input[0])):
         return "its input is partly constant"
     if node.op_type == "Conv":
-        return _reason_against_window(node, weight.shape[1], len(weight))
+        return _reason_against_window(node, weight)
     if weight.ndim != 2 or (node.op_type == "Gemm" and _is_scaled(node)):
         return "its product is scaled or batched"
     inputs = weight.shape[1] if attribute(node, "transB", 0) else weight.shape[0]
     return f"it reads only {inputs} numbers" if inputs < MIN_INPUTS else ""
 
 
-def _reason_against_window(node: NodeProto, channels: int, outputs: int) -> str:
-    """Why a Conv of so many input channels per group stays in float."""
+def _reason_against_window(node: NodeProto, weight: Array) -> str:
+    """Why a Conv stays in float, by its channels."""
+    outputs, channels = weight.shape[:2]
     groups = attribute(node, "group", 1)
+    if weight.ndim == 5 and outputs < MIN_OUTPUTS_3D and channels < MIN_CHANNELS_3D:
+        return f"it is three-dimensional with {channels} channels in and {outputs} out, too few for its columns to pay"
     if groups == 1:
         told = "1 channel" if channels == 1 else f"{channels} channels"
         return f"it reads {told}, int8 kernels take them by fours" if channels < MIN_CHANNELS else ""

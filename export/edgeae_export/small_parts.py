@@ -54,7 +54,7 @@ class _Ends:
         self.editor = editor
         self._int8 = {node.name for node in layers}
         self._before = {node.name: nearest_layers(editor, node.input[0]) for node in layers}
-        self._after = {node.name: _readers(editor, node) for node in layers}
+        self._after = {node.name: layers_after(editor, node) for node in layers}
 
     def is_at_one(self, node: NodeProto) -> bool:
         """Whether something in float lies before a layer, or nothing in int8 after it."""
@@ -90,7 +90,7 @@ def nearest_layers(editor: GraphEditor, tensor: str) -> set[str]:
     return found
 
 
-def _readers(editor: GraphEditor, layer: NodeProto) -> set[str]:
+def layers_after(editor: GraphEditor, layer: NodeProto) -> set[str]:
     """Names of the layers that read what a layer writes, without other layers between."""
     found: set[str] = set()
     seen: set[str] = set()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from edgeae_export import candidates, holding, placement, plans
 from edgeae_export.compiler import FOR_QUALITY, Compiled, compile_float32, compile_int8, keep_in_float
+from edgeae_export.executed import dequantized_weights, executed_layers, optimized
 from edgeae_export.graph import runner
 from edgeae_export.holding import hold
 from edgeae_export.int8 import Request, reason_for_float
@@ -289,3 +290,26 @@ def test_int8_is_left_where_it_brings_nothing(mode, target, exported_us, exporte
     request = Request(mode, ("decoder",), Int8Limits(), False, choose_target(target))
     found = reason_for_float(compared_parts(exported_us, exported_bytes), request)
     assert (why in found) if why else found == ""
+
+
+def test_a_last_transposed_convolution_of_few_outputs_becomes_a_product():
+    up = {"strides": [2, 2], "pads": [1] * 4, "kernel_shape": [4, 4]}
+    nodes = [
+        ("ConvTranspose", ["x", "w1"], ["c1"], up),
+        ("Relu", ["c1"], ["h1"], {}),
+        ("ConvTranspose", ["h1", "w2"], ["c2"], up),
+        ("Sigmoid", ["c2"], ["y"], {}),
+    ]
+    constants = {"w1": weights(RNG, 32, 32, 4, 4) / 12, "w2": weights(RNG, 32, 1, 4, 4) / 8}
+    compiled = compile_int8(graph(nodes, [32, 6, 6], constants), weights(RNG, 40, 32, 6, 6), TOLERANCE, TARGET)
+    assert "Col2Im" in operators(compiled.model)
+    assert operators(compiled.rewritten).count("Conv") == 1  # kernel 4, stride 2: no phase has taps of its own
+    assert compiled.fitted.sites.layers == ("c1_subpixel", "c2_columns")
+
+
+def test_planned_layers_are_executed_layers_after_every_step(halves):
+    for part in halves[0].values():
+        executed = {layer.name: layer.precision for layer in executed_layers(part.model)}
+        assert {name for name, precision in executed.items() if precision == "int8"} == set(part.fitted.sites.layers)
+        assert {name for name, precision in executed.items() if precision != "int8"} == set(part.kept)
+        assert dequantized_weights(optimized(part.model)) == []

@@ -13,7 +13,7 @@ from edgeae_export.sites import find_sites
 from edgeae_export.targets import PRESETS
 from edgeae_runtime.parity import psnr
 
-from tests.export.graphs import graph, operators, weights
+from tests.export.graphs import graph, weights
 
 RNG = np.random.default_rng(0)
 FAITHFUL_DB = 30.0
@@ -215,14 +215,23 @@ def test_both_parts_of_a_split_move_as_bytes():
 def test_a_layer_that_would_run_in_float_goes_back_with_its_reason(monkeypatch):
     # Were the Gemm's output not quantised, ONNX Runtime would join the two in float and dequantise the weight per call.
     monkeypatch.setattr(sites_module, "_FUSED_WITH_GEMM", frozenset())
-    model, x = two_layers("Gemm", "Tanh")
+    nodes = [
+        ("Gemm", ["x", "w0", "b"], ["l0"], {}), ("Relu", ["l0"], ["h"], {}), ("Gemm", ["h", "w1", "b"], ["l1"], {}),
+        ("Relu", ["l1"], ["a"], {}), ("Reshape", ["a", "shape"], ["m"], {}),
+        ("ConvTranspose", ["m", "up"], ["y"], {"strides": [2, 2]}),
+    ]  # fmt: skip
+    constants = {
+        "w0": weights(RNG, 64, 64) / 8, "w1": weights(RNG, 64, 64) / 8, "b": weights(RNG, 64),
+        "shape": np.array([-1, 16, 2, 2]), "up": weights(RNG, 16, 8, 2, 2),
+    }  # fmt: skip
+    model, x = graph(nodes, [64], constants), weights(RNG, 24, 64)
     sites = find_sites(model)
     ranges = starting_ranges(model, sites, calibrate(model, sites.tensors, x), 100.0)
     assert len(sites.layers) == 2
     remaining, _, quantized = settled(model, sites, ranges, PRESETS["x86-vnni"])
     assert remaining.layers == ()
-    assert set(remaining.kept.values()) == {"ONNX Runtime would run it in float here"}
-    assert "DequantizeLinear" not in operators(quantized)
+    assert remaining.kept["l0"] == remaining.kept["l1"] == "ONNX Runtime would run it in float here"
+    check_agreement(remaining, quantized)
 
 
 def chain(count, channels=16, size=8):
@@ -253,6 +262,14 @@ def test_a_small_layer_between_layers_in_int8_runs_in_int8():
         graph([*nodes[:2], ("Conv", ["g", "one"], ["y"], {})], [64, 8, 8], constants | {"one": constants["one"][:3]})
     )
     assert "small part" in outer.kept["y"]
+
+
+def test_few_channels_in_three_dimensions_stay_in_float():
+    nodes = [("Conv", ["x", "w0"], ["a"], {"pads": [1] * 6}), ("Conv", ["a", "w1"], ["y"], {"pads": [1] * 6})]
+    constants = {"w0": weights(RNG, 16, 16, 3, 3, 3), "w1": weights(RNG, 4, 16, 3, 3, 3)}
+    sites = find_sites(graph(nodes, [16, 4, 4, 4], constants))
+    assert sites.layers == ("a",)
+    assert "three-dimensional with 16 channels in and 4 out" in sites.kept["y"]
 
 
 @pytest.mark.parametrize(

@@ -29,19 +29,28 @@ def split_col2im(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision
     return editor.finish(), decisions
 
 
-def _split(editor: GraphEditor, node: NodeProto) -> Decision:
+def obstacle_to_columns(editor: GraphEditor, node: NodeProto) -> str:
+    """Why a ConvTranspose is not split; empty when it is."""
     window = Window.of(editor, node)
     if window is None:
-        return Decision(RULE, node.name, False, "its weights are not constant")
+        return "its weights are not constant"
     if problem := window.obstacle():
+        return problem
+    if len(window.kernel) != 2 or None in (editor.fixed_shape(node.input[0]), editor.fixed_shape(node.output[0])):
+        return "it is not two-dimensional with a known size"
+    columns = editor.constants[node.input[1]][0].size
+    return f"{columns} numbers per position, at most {MAX_COLUMNS} pay" if columns > MAX_COLUMNS else ""
+
+
+def _split(editor: GraphEditor, node: NodeProto) -> Decision:
+    if problem := obstacle_to_columns(editor, node):
         return Decision(RULE, node.name, False, problem)
+    window, weight = Window.of(editor, node), editor.constants[node.input[1]]
     sizes, image = editor.fixed_shape(node.input[0]), editor.fixed_shape(node.output[0])
-    if len(window.kernel) != 2 or sizes is None or image is None:
-        return Decision(RULE, node.name, False, "it is not two-dimensional with a known size")
-    weight = editor.constants[node.input[1]]
+    assert window is not None
+    assert sizes is not None
+    assert image is not None
     channels, columns = len(weight), weight[0].size
-    if columns > MAX_COLUMNS:
-        return Decision(RULE, node.name, False, f"{columns} numbers per position, at most {MAX_COLUMNS} pay")
     name = f"{node.name}_columns"
     _, height, width = sizes
     # Channels last: so the product's left side is what the int8 convolution before it leaves in memory.
