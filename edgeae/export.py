@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -77,6 +78,7 @@ def export_foreign(
     out: str | Path,
     *,
     weights: Path | None = None,
+    weights_key: str | None = None,
     trust_pickle: bool = False,
     calibration: str | None = None,
     image_shape: Sequence[int] | None = None,
@@ -88,7 +90,7 @@ def export_foreign(
     Args:
         name: `package.module:attribute`, see `edgeae.foreign.build_foreign`.
         out: the bundle's folder.
-        weights, trust_pickle: as there.
+        weights, weights_key, trust_pickle: as there.
         calibration: a folder of pictures, or a .npy or .npz file; a tenth of it is held out to measure parity on.
         image_shape: of one image; by default that of the arrays in `calibration`.
         value_range: of the model's own images.
@@ -97,12 +99,13 @@ def export_foreign(
     Raises:
         InputError, ParityError: as there, or the model or its weights cannot be had.
     """
-    model = build_foreign(name, weights, trust_pickle=trust_pickle)
+    model, told = build_foreign(name, weights, weights_key=weights_key, trust_pickle=trust_pickle)
     images = None
     if calibration is not None:
         preprocessing = Preprocessing(source_size=None, pad=(0, 0, 0, 0), scale=1 / 255)
         images = read_images(calibration, tuple(image_shape or ()), preprocessing)
-    return export_model(model, out, calibration=images, image_shape=image_shape, value_range=value_range, **options)
+    report = export_model(model, out, calibration=images, image_shape=image_shape, value_range=value_range, **options)
+    return replace(report, notices=[*told, *report.notices])
 
 
 def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provider: str = "cpu") -> list[Check]:

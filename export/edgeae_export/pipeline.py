@@ -120,6 +120,7 @@ def export(
     encoder: Half = None,
     decoder: Half = None,
     outputs: Sequence[str] | None = None,
+    encoder_arguments: Mapping[str, Any] | None = None,
     decoder_arguments: Mapping[str, Any] | None = None,
     value_range: ValueRange | None = None,
     rewrites: bool = True,
@@ -142,7 +143,8 @@ def export(
         max_drop: what int8 may cost, as `"45dB"` (PSNR of the reconstructions against float32) or `"0.05%"` (rise of
             the reconstruction error); the layers that hurt most stay in float until it holds.
         pixels: what the decoder gives, `"float32"` in [0, 1] or `"uint8"`.
-        image_shape, encoder, decoder, outputs, decoder_arguments: see `edgeae_export.adapters.adapt`.
+        image_shape, encoder, decoder, outputs, encoder_arguments, decoder_arguments: see
+            `edgeae_export.adapters.adapt`.
         value_range: what the model's own images look like, where that is not [0, 1]: the bundle's are.
         rewrites: False leaves the float32 graphs as torch and onnxsim make them, to compare with.
         overwrite: whether an existing bundle at `out` may be replaced.
@@ -168,6 +170,7 @@ def export(
         encoder=encoder,
         decoder=decoder,
         outputs=outputs,
+        encoder_arguments=encoder_arguments,
         decoder_arguments=decoder_arguments,
         value_range=value_range,
     )
@@ -237,7 +240,7 @@ def export(
             if part.compiled.precision == "int8"
         ]
     sentence = verdict(comparisons, quality) if comparisons else ""
-    notices = [adapted.notice] if adapted.notice else []
+    notices = [*adapted.notices, *reference.notices]
     return ExportReport(Path(out), parts, checks, manifest, comparisons, sentence, notices)
 
 

@@ -35,22 +35,23 @@ def decoded(adapted):
 
 
 def test_a_forward_that_agrees_is_taken():
-    assert adapt(Whole().eval(), IMAGES).notice == ""
+    assert adapt(Whole().eval(), IMAGES).notices == ()
 
 
 def test_a_layer_between_the_halves_is_told():
-    notice = adapt(Whole(between=nn.Linear(6, 6)).eval(), IMAGES).notice
+    (notice,) = adapt(Whole(between=nn.Linear(6, 6)).eval(), IMAGES).notices
     assert re.search(r"other images than its own forward.*a layer between.*--encoder", notice)
 
 
 def test_a_sigmoid_behind_the_decoder_is_told():
-    notice = adapt(Whole(behind=nn.Sigmoid()).eval(), IMAGES).notice
+    (notice,) = adapt(Whole(behind=nn.Sigmoid()).eval(), IMAGES).notices
     assert "forward ends with a sigmoid that the decoder leaves out" in notice
 
 
 def test_halves_that_are_named_are_taken_as_they_are():
     model = Whole(between=nn.Linear(6, 6)).eval()
-    assert adapt(model, IMAGES, encoder="encoder", decoder="decoder").notice == ""
+    (notice,) = adapt(model, IMAGES, encoder="encoder", decoder="decoder").notices  # told, and taken all the same
+    assert "other images than its own forward" in notice
     whole = nn.Sequential(model.encoder, model.between)
     torch.testing.assert_close(decoded(adapt((whole, model.decoder), IMAGES)), model(torch.from_numpy(IMAGES)))
 
@@ -68,7 +69,7 @@ class LogitsOut(Whole):
 
 def test_a_forward_that_gives_logits_agrees():
     adapted = adapt(LogitsOut().eval(), IMAGES)
-    assert adapted.notice == ""
+    assert adapted.notices == ()
     assert float(decoded(adapted).max()) <= 1
 
 
@@ -96,7 +97,7 @@ class OtherMethods(Base):
 def test_the_pair_that_agrees_with_forward_is_found_and_so_is_the_mean():
     model = OtherMethods().eval()
     adapted = adapt(model, IMAGES)
-    assert adapted.notice == ""
+    assert adapted.notices == ()
     images = torch.from_numpy(IMAGES)
     for found, expected in zip(adapted.encoder(images), model.heads(images), strict=True):
         torch.testing.assert_close(found, expected)
