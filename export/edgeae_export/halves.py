@@ -245,7 +245,8 @@ def _class_name(layer: nn.Module) -> str:
 def _copy(module: nn.Module) -> nn.Module:
     """A deep copy. Tensors that were computed from weights (by `weight_norm`, on every call) are copied as numbers."""
     computed = (value for each in module.modules() for value in vars(each).values() if isinstance(value, Tensor))
-    return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed if not value.is_leaf})
+    with torch.no_grad():  # a ScriptModule's weights are cloned, which autograd would follow
+        return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed if not value.is_leaf})
 
 
 def forward_images(model: object, given: Tensor, arguments: Mapping[str, Any] | None = None) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +34,8 @@ def without_torchscript(half: nn.Module, given: Tensor, name: str) -> nn.Module:
     if not any(isinstance(module, torch.jit.ScriptModule) for module in half.modules()):
         return half
     try:
-        with _quiet():
+        with _quiet(), torch.inference_mode(False), torch.no_grad():
+            given = given.clone()  # a latent that was made in inference mode cannot be traced with
             found = _converted(half, given)
             alike = all(_alike(found(given[:count]), half(given[:count])) for count in _BATCHES)
     except Exception as error:  # torch's converter raises anything
@@ -56,9 +58,8 @@ def _refusal(name: str, why: str) -> str:
 def _converted(half: nn.Module, given: Tensor) -> nn.Module:
     from torch._export.converter import TS2EPConverter  # what torch.export itself recommends; it has no public name
 
-    with torch.no_grad():
-        traced = torch.jit.trace(half, (given,), check_trace=False)  # type: ignore[no-untyped-call]
-        program = TS2EPConverter(traced, (given,), {}).convert()
+    traced = torch.jit.trace(half, (given,), check_trace=False)  # type: ignore[no-untyped-call]
+    program = TS2EPConverter(traced, (given,), {}).convert()
     module = program.module(check_guards=False)
     for method in ("train", "eval"):  # which a program refuses, and which change nothing in it
         vars(module).pop(method, None)
@@ -91,7 +92,12 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
