@@ -11,6 +11,7 @@ from typing import Any
 from edgeae_runtime.errors import InputError
 from torch import nn
 
+from edgeae.weight_files import short
 from edgeae.weights import load_weights
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -51,7 +52,7 @@ def build_foreign(
         model: Any = found if isinstance(found, nn.Module | tuple) else found()  # type: ignore[operator]
     except Exception as error:  # the user's own code may raise anything
         raise InputError(
-            f"{name} cannot be made: {_short(error)}. Expected a torch module, or something to call without arguments "
+            f"{name} cannot be made: {short(error)}. Expected a torch module, or something to call without arguments "
             "that gives one, in a package that can be imported from here."
         ) from error
     parts = model if isinstance(model, tuple | list) else (model,)
@@ -62,7 +63,3 @@ def build_foreign(
     for part in parts:
         part.eval()
     return model, told
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -7,7 +7,6 @@ states, lists, a whole pickled module of the user's own class, a TorchScript arc
 from __future__ import annotations
 
 import argparse
-import collections
 import contextlib
 import datetime
 import importlib
@@ -31,8 +30,6 @@ _NUMPY = (_multiarray.scalar, _multiarray._reconstruct)
 HARMLESS: tuple[Callable[..., Any], ...] = (
     argparse.Namespace,
     types.SimpleNamespace,
-    collections.defaultdict,
-    collections.deque,
     pathlib.PosixPath,
     pathlib.WindowsPath,
     pathlib.PurePosixPath,
@@ -40,9 +37,7 @@ HARMLESS: tuple[Callable[..., Any], ...] = (
     datetime.datetime,
     datetime.date,
     datetime.timedelta,
-    dict,
-    list,
-    set,
+    *(dict, list, set, frozenset, tuple, int, float, bool, str, complex),
     np.dtype,
     np.ndarray,
     *_NUMPY,
@@ -81,7 +76,7 @@ def read_weights(path: Path, module_classes: Mapping[str, type], *, trust_pickle
         if trust_pickle:
             return _unpickled(path)
         names = {f"{each.__module__}.{each.__qualname__}" for each in HARMLESS} | set(module_classes)
-        strange = [name for name in wanted if name not in names]
+        strange = sorted((name for name in wanted if name not in names), key=lambda name: name.startswith("torch."))
         why = f"it asks for {', '.join(strange[:3])}" if strange else short(error)
         raise InputError(
             f"{path} holds more than weights, and reading it could run code of whoever made it ({why}). Save the "
@@ -153,4 +148,5 @@ def _quiet() -> Iterator[None]:
 def short(error: Exception) -> str:
     """An exception on one line, without torch's terminal colours and its advice."""
     text = " ".join(str(error).split()).replace("\x1b[1m", "").replace("\x1b[0m", "")
-    return f"{type(error).__name__}: {text.split('. ')[0][:200]}"
+    text = text.split("WeightsUnpickler error: ")[-1].split(" Please use")[0].split(" Check the documentation")[0]
+    return f"{type(error).__name__}: {text[:200]}"
