@@ -250,7 +250,12 @@ def export(
     }
     foreign = is_import_name(model)
     if not foreign and any(own.values()):
-        given = ", ".join(f"--{name.replace('_', '-')}" for name, value in own.items() if value)
+        words = {
+            "weights": "checkpoint",
+            "encoder_arguments": "encoder-argument",
+            "decoder_arguments": "decoder-argument",
+        }
+        given = ", ".join(f"--{words.get(name, name).replace('_', '-')}" for name, value in own.items() if value)
         raise InputError(f"Got {given} for the checkpoint {model}, which knows these. They go with your own model.")
     console.heading(f"Export {model} to {out}")
     with console.StageLog() as stages:

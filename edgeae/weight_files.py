@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from edgeae_runtime.errors import InputError
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 _multiarray = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
 _NUMPY = (_multiarray.scalar, _multiarray._reconstruct)
@@ -113,18 +113,19 @@ def _script_code(path: Path) -> str | None:
         return "\n".join(archive.read(name).decode(errors="replace") for name in names if name.endswith(".py"))
 
 
-def _read_script(path: Path, code: str, trust_pickle: bool) -> dict[str, Tensor]:
-    """The state dictionary of a TorchScript archive. Loading it runs its `__setstate__` methods, if it has any."""
+def _read_script(path: Path, code: str, trust_pickle: bool) -> nn.Module:
+    """The module in a TorchScript archive. Loading it runs its `__setstate__` methods, if it has any."""
     if "__setstate__" in code and not trust_pickle:
         raise InputError(
             f"{path} is a TorchScript archive that runs code while it is read (__setstate__). Save its state "
             "dictionary instead; or, if you made the file yourself, read it with --trust-pickle."
         )
     try:
-        state: dict[str, Tensor] = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        with _quiet():
+            module: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except Exception as error:
         raise InputError(f"{path} is not a readable TorchScript archive: {short(error)}.") from error
-    return state
+    return module
 
 
 def class_names(modules: tuple[nn.Module, ...]) -> dict[str, type]:

@@ -73,15 +73,13 @@ def load_weights(
             several places with different numbers.
     """
     document = read_weights(path, class_names(tuple(modules)), trust_pickle=trust_pickle)
-    if isinstance(document, nn.Module):
-        document = document.state_dict()
+    told = _wrapping(document)
     tensors = dict(_flat(document))
     if not tensors:
         raise InputError(f"{path} holds {type(document).__name__} without a tensor, expected names and tensors.")
     keys = key.split(",") if key else [None]
     if len(keys) not in (1, len(modules)):
         raise InputError(f"Got --weights-key {key} for {len(modules)} modules, expected one, or one for each.")
-    told: list[str] = []
     seen: set[str] = set()
     for index, module in enumerate(modules):
         places = _places(module, tensors, keys[index % len(keys)])
@@ -90,11 +88,28 @@ def load_weights(
         place, notices = _chosen(places, path, _HALVES[index] if len(modules) > 1 else ())
         module.load_state_dict(dict(place.tensors), strict=False)
         seen |= {name for each in places for name in each.names}
+        notices = notices or _parts(document, place)
         told += [
             f"the {'encoder' if index == 0 else 'decoder'} {each}" if len(modules) > 1 else each for each in notices
         ]
     told += _left_alone(tensors, seen)
     return [f"Weights of {path.name}: {'; '.join(told)}."] if told else []
+
+
+def _wrapping(document: Any) -> list[str]:  # noqa: ANN401
+    """What stands round the weights without a part in their names."""
+    if isinstance(document, torch.jit.ScriptModule):
+        return ["taken out of a TorchScript module"]
+    if isinstance(document, nn.Module):
+        return [f"taken out of a whole {type(document).__name__}"]
+    return []
+
+
+def _parts(document: Any, place: _Place) -> list[str]:  # noqa: ANN401
+    """Dictionaries at the top of a file that only together have all the names."""
+    inner = [key for key, value in document.items() if isinstance(value, Mapping)] if isinstance(document, dict) else []
+    keys = [str(key) for key in inner if any(name.startswith(f"{key}.") for name in place.names)]
+    return [f"taken from {' and '.join(map(repr, keys))} together"] if keys else []
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:  # noqa: ANN401

@@ -80,7 +80,7 @@ FORMS = {
         "taken from 'params'; 'params_ema' fits too, by its name an average: for that give --weights-key params_ema",
     ),
     "the same twice": ({"a": STATE, "b": dict(STATE)}, "taken from 'a'"),
-    "halves": ({half: within(half) for half in ("encoder", "decoder")}, ""),
+    "halves": ({half: within(half) for half in ("encoder", "decoder")}, "'encoder' and 'decoder' together"),
     "a counter": ({"epoch": torch.tensor(3), **STATE}, "1 other tensor in the file was left alone (epoch)"),
     "a loss": ({**STATE, "loss.vgg.weight": torch.zeros(2), "loss.vgg.bias": torch.zeros(2)}, "2 other tensors"),
     "an optimiser": ({"model": STATE, "optimizer": {"state": {0: {"exp_avg": torch.zeros(6, 8)}}}}, "from 'model'"),
@@ -143,7 +143,7 @@ def test_a_pair_that_is_alike_is_told_by_its_names(tmp_path):
 def test_a_whole_module_of_the_named_class(tmp_path):
     torch.save(trained(), tmp_path / "whole.pt")
     blank = trained(0)
-    load_weights([blank], tmp_path / "whole.pt")
+    assert load_weights([blank], tmp_path / "whole.pt") == ["Weights of whole.pt: taken out of a whole Net."]
     assert torch.equal(blank.encoder[0].weight, STATE["encoder.0.weight"])
     with pytest.raises(InputError, match=r"it asks for \S*Net.*--trust-pickle"):
         load_weights([nn.Linear(2, 2)], tmp_path / "whole.pt")
@@ -156,7 +156,7 @@ def test_a_whole_module_of_the_named_class(tmp_path):
 def test_a_torchscript_archive(tmp_path):
     torch.jit.trace(trained(), torch.zeros(2, 8)).save(tmp_path / "script.pt")
     blank = trained(0)
-    load_weights([blank], tmp_path / "script.pt")
+    assert load_weights([blank], tmp_path / "script.pt") == ["Weights of script.pt: taken out of a TorchScript module."]
     assert torch.equal(blank.encoder[0].weight, STATE["encoder.0.weight"])
 
 
