@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from edgeae_runtime.errors import InputError
 from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from edgeae_export.outputs import short_error
 
 COARSE = (torch.float16, torch.bfloat16)
 
@@ -49,6 +52,27 @@ class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(value, Tensor) and value.is_floating_point():
                 self.dtypes.add(value.dtype)
         return made
+
+
+@contextlib.contextmanager
+def told_of_precisions(name: str, module: nn.Module, given: Tensor) -> Iterator[None]:
+    """Where something inside fails and the module computes in other precisions than float32, that is the cause told.
+
+    Raises:
+        InputError: it did, in place of whatever was raised.
+    """
+    try:
+        yield
+    except Exception as error:  # of torch's exporter, onnx or ONNX Runtime, which lack kernels for other precisions
+        others = inner_dtypes(module, given) - {torch.float32}
+        if not others:
+            raise
+        written = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+        raise InputError(
+            f"The {name} computes in {written} in parts of its forward, and a graph of it cannot be run: ONNX Runtime "
+            f"has not all kernels for that ({short_error(error)}). Take the conversion out of its forward; a bundle "
+            "computes in float32."
+        ) from error
 
 
 def inner_dtypes(module: nn.Module, given: Tensor) -> set[torch.dtype]:

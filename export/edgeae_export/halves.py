@@ -258,7 +258,7 @@ def forward_images(model: object, given: Tensor, arguments: Mapping[str, Any] | 
         arguments: what is bound in the halves; `forward` gets those that it takes by name.
 
     Returns:
-        The outputs of that shape; empty where `forward` is missing, fails, wants more, is random, or lacks a bound
+        The outputs of that shape but for the images themselves; empty where `forward` is missing, fails, wants more, is random, or lacks a bound
         argument.
     """
     if not isinstance(model, nn.Module):
@@ -273,7 +273,8 @@ def forward_images(model: object, given: Tensor, arguments: Mapping[str, Any] | 
     except Exception:  # the user's own code may raise anything; then there is nothing to compare with
         return []
     alike = [key for key, value in runs[0].items() if value.shape == given.shape and value.is_floating_point()]
-    return [runs[0][key].float() for key in alike if torch.equal(runs[0][key], runs[1][key])]
+    steady = [runs[0][key].float() for key in alike if torch.equal(runs[0][key], runs[1][key])]
+    return [value for value in steady if not torch.equal(value, given)]  # PyTorch-VAE's also gives back what it got
 
 
 def same_images(one: Tensor, other: Tensor) -> bool:

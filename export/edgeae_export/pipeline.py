@@ -19,6 +19,7 @@ from torch import nn
 from edgeae_export.adapters import adapt, known_shape
 from edgeae_export.bundle import BundleContents, check_target, write_bundle
 from edgeae_export.compiler import Compiled, compile_float32, compile_int8
+from edgeae_export.dtypes import told_of_precisions
 from edgeae_export.graph import Float32Array, operator_counts, runner
 from edgeae_export.halves import Half
 from edgeae_export.images import ExportImages, choose_images
@@ -194,7 +195,9 @@ def export(
     parts: dict[str, PartReport] = {}
     for name in PARTS:
         tell(f"trace and simplify the {name}")
-        traced = trace(modules[name], torch.from_numpy(inputs[name][: BATCH_SIZES[-1]]), *names[name])
+        example = torch.from_numpy(inputs[name][: BATCH_SIZES[-1]])
+        with told_of_precisions(name, modules[name], example):
+            traced = trace(modules[name], example, *names[name])
         simplified, simplification = simplify(traced, inputs[name][:13], noise[name])
         float32 = Compiled(simplified, AS_IT_IS.name, [])
         if rewrites:

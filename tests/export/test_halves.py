@@ -300,3 +300,22 @@ class DecoderLabels(Labels):
 def test_what_one_tensor_cannot_carry_is_said(kind, words):
     with pytest.raises(InputError, match=words):
         adapt(kind("").eval(), IMAGES)
+
+
+class GivesBack(OtherMethods):
+    """A sampled reconstruction, the images themselves, the mean and the log-variance: nothing to compare with."""
+
+    def decode(self, z):
+        return self.decoder(z)
+
+    def encode(self, x):
+        mu, log_var = self.heads(x)
+        return [mu, log_var]
+
+    def forward(self, x):
+        mu, log_var = self.encode(x)
+        return [self.decode(mu + torch.randn_like(mu)), x, mu, log_var]
+
+
+def test_the_images_that_forward_gives_back_are_no_reconstruction():
+    assert adapt(GivesBack().eval(), IMAGES).notices == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from edgeae_export import export
 from edgeae_export.adapters import adapt
 from edgeae_export.graph import runner
 from edgeae_export.noise import TruerRuns
@@ -160,6 +161,16 @@ def test_a_coarse_step_inside_has_its_own_noise():
     eps = float(torch.finfo(torch.float16).eps)
     assert reference.noise["image"] >= eps * np.abs(reference.decoded).max()
     assert reference.noise["latent"] < 1e-5
+
+
+class Bfloat16(Plain):
+    def decode(self, z):
+        return (2 * self.net(z).bfloat16()).float() / 2
+
+
+def test_a_precision_that_no_kernel_has_is_refused_by_its_name(tmp_path):
+    with pytest.raises(InputError, match=r"The decoder computes in bfloat16 in parts of its forward.*float32"):
+        export(Bfloat16().eval(), tmp_path / "bundle", held_out=IMAGES, rewrites=False)
 
 
 @pytest.mark.parametrize("make", [torch.jit.script, lambda module: torch.jit.trace(module, next(given(module)))])
