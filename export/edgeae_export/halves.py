@@ -258,8 +258,8 @@ def forward_images(model: object, given: Tensor, arguments: Mapping[str, Any] | 
         arguments: what is bound in the halves; `forward` gets those that it takes by name.
 
     Returns:
-        The outputs of that shape but for the images themselves; empty where `forward` is missing, fails, wants more, is random, or lacks a bound
-        argument.
+        The outputs of that shape but for the images themselves; empty where `forward` is missing, fails, wants more, is
+        random, or lacks a bound argument.
     """
     if not isinstance(model, nn.Module):
         return []

@@ -179,3 +179,34 @@ def test_words_of_the_command_line():
     ):
         with pytest.raises(InputError):
             chosen_range(*words)
+
+
+QUANTISED = """
+    import torch
+    from torch import nn
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(768, 4))
+            self.decoder = nn.Sequential(nn.Linear(4, 768), nn.Unflatten(1, (3, 16, 16)))
+
+        def forward(self, x):
+            return self.decoder(torch.round(self.encoder(x)))
+"""
+
+
+@pytest.mark.slow
+def test_the_command_line_tells_what_the_halves_leave_out_and_where_the_weights_were(project):
+    (project / "mine" / "quantised.py").write_text(textwrap.dedent(QUANTISED))
+    state = build_foreign("mine.quantised:Model")[0].state_dict()
+    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}, project / "w.ckpt")
+    done = run(
+        "export", "mine.quantised:Model", "--checkpoint", "w.ckpt", "--calibration", "images.npy", "--out", "bundle",
+        cwd=project,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    said = " ".join(done.stdout.replace("│", " ").split())
+    assert "other images than its own forward" in said
+    assert "Weights of w.ckpt: taken from 'state_dict.module'." in said
