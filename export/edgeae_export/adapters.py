@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from edgeae_export.arguments import bind, readings
 from edgeae_export.between import NotOneTensorError, why_not_one_tensor
+from edgeae_export.conduct import first_of, outputs_of, refuse_frozen_batch, refuse_randomness, run_half
 from edgeae_export.graph import Float32Array
 from edgeae_export.halves import Call, Candidate, Half, forward_images, named_halves, same_images, unwrapped
-from edgeae_export.outputs import UnansweredError, failed, flatten, infer_decoder, short_error
+from edgeae_export.outputs import UnansweredError, flatten, infer_decoder
 from edgeae_export.roles import EncoderRoles, infer_encoder
 from edgeae_export.torchscript import without_torchscript
 from edgeae_export.value_range import ValueRange
@@ -235,7 +236,7 @@ def _fit(
         first = bind("encoder", encode_owner, encode, bound[0], given)
         roles = infer_encoder(first, plain[1], given, outputs, references)
         encoder = EncoderHalf(first, roles, value_range)
-        latent = _first(_run("encoder", encoder, trial))
+        latent = first_of(run_half("encoder", encoder, trial))
         second = bind("decoder", decode_owner, decode, bound[1], latent)
         return _fitted(encoder, second, latent, trial, value_range)
     except UnansweredError:
@@ -252,9 +253,9 @@ def _fitted(encoder: EncoderHalf, second: Call, latent: Tensor, trial: Tensor, v
     shape = tuple(trial.shape[1:])
     decoder = DecoderHalf(second, infer_decoder(second, latent, shape), value_range)
     for name, module, given in (("encoder", encoder, trial), ("decoder", decoder, latent)):
-        _refuse_randomness(name, module, given)
-        _refuse_frozen_batch(name, module, given)
-    decoded = _run("decoder", decoder, latent)
+        refuse_randomness(name, module, given)
+        refuse_frozen_batch(name, module, given)
+    decoded = run_half("decoder", decoder, latent)
     if tuple(decoded.shape[1:]) != shape:
         raise InputError(
             f"The decoder gives images of shape {list(decoded.shape[1:])}, expected {list(shape)}, that of the "
@@ -285,11 +286,11 @@ def _simplest(half: EncoderHalf | DecoderHalf, given: Tensor) -> nn.Module:
     assert isinstance(call, Call)
     if call.method != "forward" or call.plain or call.tensors or call.autocast or not half.value_range.identity:
         return half
-    plain, wrapped = call.owner, _outputs(_run("half", half, given))
-    found = _run("half", plain, given)
-    alike = isinstance(found, Tensor | tuple) and all(isinstance(each, Tensor) for each in _outputs(found))
-    same = alike and [each.dtype for each in _outputs(found)] == [each.dtype for each in wrapped]
-    return plain if same and all(map(torch.equal, _outputs(found), wrapped)) else half
+    plain, wrapped = call.owner, outputs_of(run_half("half", half, given))
+    found = run_half("half", plain, given)
+    alike = isinstance(found, Tensor | tuple) and all(isinstance(each, Tensor) for each in outputs_of(found))
+    same = alike and [each.dtype for each in outputs_of(found)] == [each.dtype for each in wrapped]
+    return plain if same and all(map(torch.equal, outputs_of(found), wrapped)) else half
 
 
 def _trial_images(images: Float32Array | None, shape: tuple[int, ...], value_range: ValueRange) -> Tensor:
@@ -298,46 +299,3 @@ def _trial_images(images: Float32Array | None, shape: tuple[int, ...], value_ran
     generator = torch.Generator().manual_seed(0)
     draw = torch.rand if value_range.bounded else torch.randn
     return draw(TRIAL_IMAGES, *shape, generator=generator)
-
-
-def _run(name: str, module: nn.Module, given: Tensor) -> Any:  # noqa: ANN401
-    try:
-        with torch.inference_mode():
-            return module(given)
-    except Exception as error:  # the user's own code may raise anything
-        raise failed(name, given, error) from error
-
-
-def _refuse_randomness(name: str, module: nn.Module, given: Tensor) -> None:
-    runs = [_outputs(_run(name, module, given)) for _ in range(2)]
-    if any(not torch.equal(one, other) for one, other in zip(*runs, strict=True) if not one.isnan().any()):
-        raise UnansweredError(
-            f"The {name} is random: two runs on the same input differ. An exported graph must not draw numbers; the "
-            "runtime samples by itself. Return the mean instead of a sample, or name the outputs as mean and "
-            "log_variance; and take functional dropout out of eval mode (F.dropout(x, training=self.training))."
-        )
-
-
-def _refuse_frozen_batch(name: str, module: nn.Module, given: Tensor) -> None:
-    for count in (1, 3):
-        try:
-            with torch.inference_mode():
-                found = len(_first(module(given[:count])))
-        except Exception as error:
-            raise InputError(
-                f"The {name} takes a batch of {len(given)}, but fails on {count} ({short_error(error)}). Expected one "
-                "that takes any batch: look for a batch size written as a number, or kept from an earlier call."
-            ) from error
-        if found != min(count, len(given)):
-            raise InputError(
-                f"The {name} gives {found} outputs for a batch of {count}. Expected as many as inputs: look for a "
-                "reshape that mixes the batch with another axis."
-            )
-
-
-def _outputs(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return _outputs(value)[0].contiguous()
