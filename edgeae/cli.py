@@ -14,7 +14,7 @@ from edgeae_runtime.errors import InputError
 from edgeae_runtime.manifest import PARTS
 
 from edgeae import console
-from edgeae.own_model import chosen_range, decoder_arguments, numbers_or_none
+from edgeae.own_model import chosen_range, half_arguments, numbers_or_none
 
 if TYPE_CHECKING:
     from edgeae.data import ImageSet
@@ -196,7 +196,10 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Your model's weights, .safetensors or a torch state dictionary.", rich_help_panel=OWN),
+        typer.Option(help="Your model's weights, .safetensors or a file of torch's.", rich_help_panel=OWN),
+    ] = None,
+    weights_key: Annotated[
+        str | None, typer.Option(help="Where in that file, if in several places: ema.", rich_help_panel=OWN)
     ] = None,
     image_shape: Annotated[
         str | None, typer.Option(help="One image, such as 3,64,64; a signal 1,256; a row 20.", rich_help_panel=OWN)
@@ -210,12 +213,20 @@ def export(
     outputs: Annotated[
         str | None,
         typer.Option(
-            help="What the encoder returns, in order: mean, log_variance, log_std, std, sample, or -.",
+            help="What the encoder returns, in order: mean, log_variance, log_std, std, variance, sample, or -.",
             rich_help_panel=OWN,
         ),
     ] = None,
+    encoder_argument: Annotated[
+        list[str] | None, typer.Option(help="A further argument of the encoder, NAME=JSON.", rich_help_panel=OWN)
+    ] = None,
     decoder_argument: Annotated[
-        list[str] | None, typer.Option(help="A further argument of the decoder, NAME=JSON.", rich_help_panel=OWN)
+        list[str] | None,
+        typer.Option(
+            help="The same of the decoder. A list of whole numbers is tried as it is, then as a tensor; one with a "
+            "fraction, or behind tensor:, is a tensor.",
+            rich_help_panel=OWN,
+        ),
     ] = None,
     value_range: Annotated[
         str | None, typer.Option(help="Of your model's images, such as -1,1.", rich_help_panel=OWN)
@@ -245,14 +256,21 @@ def export(
         "encoder": encoder,
         "decoder": decoder,
         "outputs": outputs.split(",") if outputs else None,
-        "decoder_arguments": decoder_arguments(decoder_argument or []),
+        "encoder_arguments": half_arguments("--encoder-argument", encoder_argument or []),
+        "decoder_arguments": half_arguments("--decoder-argument", decoder_argument or []),
         "value_range": chosen_range(value_range, mean, std),
         "weights": checkpoint,
+        "weights_key": weights_key,
         "trust_pickle": trust_pickle,
     }
     foreign = is_import_name(model)
     if not foreign and any(own.values()):
-        given = ", ".join(f"--{name.replace('_', '-')}" for name, value in own.items() if value)
+        words = {
+            "weights": "checkpoint",
+            "encoder_arguments": "encoder-argument",
+            "decoder_arguments": "decoder-argument",
+        }
+        given = ", ".join(f"--{words.get(name, name).replace('_', '-')}" for name, value in own.items() if value)
         raise InputError(f"Got {given} for the checkpoint {model}, which knows these. They go with your own model.")
     console.heading(f"Export {model} to {out}")
     with console.StageLog() as stages:

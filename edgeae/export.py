@@ -78,6 +78,7 @@ def export_foreign(
     out: str | Path,
     *,
     weights: Path | None = None,
+    weights_key: str | None = None,
     trust_pickle: bool = False,
     calibration: str | None = None,
     image_shape: Sequence[int] | None = None,
@@ -90,7 +91,7 @@ def export_foreign(
     Args:
         name: `package.module:attribute`, see `edgeae.foreign.build_foreign`.
         out: the bundle's folder.
-        weights, trust_pickle: as there.
+        weights, weights_key, trust_pickle: as there.
         calibration: a folder of pictures, a .npy or .npz file, or a data set's name; a tenth of it is held out to
             measure parity on.
         image_shape: of one image; by default that of the images in `calibration`.
@@ -101,9 +102,10 @@ def export_foreign(
     Raises:
         InputError, ParityError: as there, or the model or its weights cannot be had.
     """
-    model = build_foreign(name, weights, trust_pickle=trust_pickle)
+    model, told = build_foreign(name, weights, weights_key=weights_key, trust_pickle=trust_pickle)
     if calibration is None:
-        return export_model(model, out, image_shape=image_shape, value_range=value_range, **options)
+        report = export_model(model, out, image_shape=image_shape, value_range=value_range, **options)
+        return replace(report, notices=[*told, *report.notices])
     given = own_images(calibration, model, image_shape, fit)
     report = export_model(
         model,
@@ -114,7 +116,7 @@ def export_foreign(
         value_range=value_range,
         **options,
     )
-    return replace(report, notices=[*given.notices, *report.notices])
+    return replace(report, notices=[*told, *given.notices, *report.notices])
 
 
 def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provider: str = "cpu") -> list[Check]:

@@ -28,8 +28,12 @@ def numbers_or_none(option: str, text: str | None, kind: Callable[[str], _Number
         raise InputError(f"Got {option} {text}, expected numbers with commas between, such as 3,64,64.") from error
 
 
-def decoder_arguments(words: Sequence[str]) -> dict[str, Any]:
-    """`NAME=JSON` words as keyword arguments; lists of numbers become float32 tensors.
+def half_arguments(option: str, words: Sequence[str]) -> dict[str, Any] | None:
+    """`NAME=JSON` words as keyword arguments, or None for none.
+
+    Lists with a fraction among their numbers become float32 tensors. A list of whole numbers may be a size as well: it
+    stays a list, and the exporter tries it as it is before it tries tensors; see `edgeae_export.arguments`. What is no
+    JSON, as `mode=nearest`, is a string; `NAME=tensor:[0,1]` is a float32 tensor for sure.
 
     Raises:
         InputError: a word is something else.
@@ -38,18 +42,31 @@ def decoder_arguments(words: Sequence[str]) -> dict[str, Any]:
 
     arguments: dict[str, Any] = {}
     for word in words:
-        name, equals, value = word.partition("=")
-        try:
-            arguments[name] = json.loads(value)
-        except ValueError as error:
-            raise InputError(
-                f"Got --decoder-argument {word}, expected NAME=JSON, such as scale=2 or y=[0,1]."
-            ) from error
-        if not equals or not name.isidentifier():
-            raise InputError(f"Got --decoder-argument {word}, expected NAME=JSON, such as y=[0,1].")
-        if isinstance(arguments[name], list):
-            arguments[name] = torch.tensor(arguments[name], dtype=torch.float32)
-    return arguments
+        name, equals, text = word.partition("=")
+        if not equals or not text or not name.isidentifier():
+            raise InputError(f"Got {option} {word}, expected NAME=JSON, such as scale=2 or y=[0,1].")
+        value = _value(text.removeprefix("tensor:"))
+        if text.startswith("tensor:") or _fractions(value):
+            try:
+                value = torch.tensor(value, dtype=torch.float32)
+            except (TypeError, ValueError) as error:
+                raise InputError(f"Got {option} {word}, expected numbers in lists of the same length.") from error
+        arguments[name] = value
+    return arguments or None
+
+
+def _value(text: str) -> Any:  # noqa: ANN401
+    try:
+        return json.loads(text)
+    except ValueError:
+        if text[0] in '[{"':
+            raise InputError(f'Got the value {text}, which is no JSON: expected it as [0,1] or "text".') from None
+        return text
+
+
+def _fractions(value: Any) -> bool:  # noqa: ANN401
+    """Whether a list, nested or not, holds numbers with a fraction."""
+    return isinstance(value, list) and any(isinstance(each, float) or _fractions(each) for each in value)
 
 
 def chosen_range(value_range: str | None, mean: str | None, std: str | None) -> ValueRange | None:

@@ -6,7 +6,7 @@ halves the user names. Outputs may be tensors, tuples, mappings or distributions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,14 @@ import torch
 from edgeae_runtime.errors import InputError
 from torch import Tensor, nn
 
+from edgeae_export.arguments import bind, readings
+from edgeae_export.between import NotOneTensorError, why_not_one_tensor
+from edgeae_export.conduct import first_of, outputs_of, refuse_frozen_batch, refuse_randomness, run_half
 from edgeae_export.graph import Float32Array
-from edgeae_export.halves import Call, Half, forward_images, named_halves, same_images, short_error
-from edgeae_export.outputs import EncoderRoles, flatten, infer_decoder, infer_encoder
+from edgeae_export.halves import Call, Candidate, Half, forward_images, named_halves, same_images, unwrapped
+from edgeae_export.outputs import UnansweredError, flatten, infer_decoder
+from edgeae_export.roles import EncoderRoles, infer_encoder
+from edgeae_export.torchscript import without_torchscript
 from edgeae_export.value_range import ValueRange
 
 TRIAL_IMAGES = 16
@@ -37,8 +42,8 @@ class Adapted:
     """`"normal"` for a variational autoencoder."""
     value_range: ValueRange
     """What the model's own images look like; the two modules above take and give those of the bundle."""
-    notice: str
-    """What the user should know: the model's own forward does more than the two halves. Empty where it does not."""
+    notices: tuple[str, ...] = ()
+    """What the user should know: the model's own forward does more than the two halves, another pair was refused."""
 
 
 class EncoderHalf(nn.Module):
@@ -50,7 +55,8 @@ class EncoderHalf(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """The latent, or the latent and its log-variance."""
-        return self.roles.pick(flatten(self.inner(self.value_range.to_model(image))))
+        made = self.roles.pick(flatten(self.inner(self.value_range.to_model(image))))
+        return tuple(each.to(image.dtype) for each in made) if isinstance(made, tuple) else made.to(image.dtype)  # type: ignore[return-value]
 
 
 class DecoderHalf(nn.Module):
@@ -62,7 +68,7 @@ class DecoderHalf(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """The image."""
-        return self.value_range.from_model(flatten(self.inner(latent))[self.output])
+        return self.value_range.from_model(flatten(self.inner(latent))[self.output].to(latent.dtype))
 
 
 def adapt(
@@ -73,6 +79,7 @@ def adapt(
     encoder: Half = None,
     decoder: Half = None,
     outputs: Sequence[str] | None = None,
+    encoder_arguments: Mapping[str, Any] | None = None,
     decoder_arguments: Mapping[str, Any] | None = None,
     value_range: ValueRange | None = None,
 ) -> Adapted:
@@ -84,8 +91,9 @@ def adapt(
         image_shape: of one image, without the batch; by default that of the model or of `images`.
         encoder, decoder: the halves, where they have unusual names.
         outputs: what the encoder's outputs are, in order: `mean` (or `latent`), `log_variance`, `log_std`, `std`,
-            `sample`, or `-` for anything else. Needed only where it cannot be inferred.
-        decoder_arguments: further keyword arguments of the decoder, bound for good.
+            `variance`, `sample`, or `-` for anything else. Needed only where it cannot be inferred.
+        encoder_arguments, decoder_arguments: further keyword arguments of the halves, bound for good; see
+            `arguments.py` for how lists of numbers are read.
         value_range: of the model's own images; by default [0, 1] for pictures, anything for signals and rows.
 
     Raises:
@@ -97,24 +105,33 @@ def adapt(
         raise InputError(
             f"Got images of shape {list(images.shape[1:])} for a model of {list(shape)}: expected the same."
         )
+    model = unwrapped(model)
     trial = _trial_images(images, shape, value_range)
-    told = encoder is not None or decoder is not None or decoder_arguments is not None
-    references = [] if told else forward_images(model, value_range.to_model(trial))
-    found, notice = _agreeing(
-        model,
-        named_halves(model, encoder, decoder, decoder_arguments),
-        references,
-        lambda first, second: _fit(first, second, trial, outputs, value_range, references),
-    )
+    given = value_range.to_model(trial)
+    bound = (encoder_arguments or {}, decoder_arguments or {})
+    references = _references(model, given, {**bound[0], **bound[1]})
+    with torch.inference_mode(False):  # the caller may be in it; layers are found through autograd's graph
+        found, notices = _agreeing(
+            model,
+            named_halves(model, encoder, decoder),
+            references,
+            lambda candidate: _fit(candidate, bound, trial, outputs, value_range, references),
+        )
     return Adapted(
-        encoder=_simplest(found.encoder, trial),
-        decoder=_simplest(found.decoder, found.latent),
+        encoder=without_torchscript(_simplest(found.encoder, trial), trial, "encoder"),
+        decoder=without_torchscript(_simplest(found.decoder, found.latent), found.latent, "decoder"),
         image_shape=shape,
         preprocessing=getattr(model, "preprocessing", _NO_PREPROCESSING),
         prior="normal" if found.encoder.roles.log_variance is not None else None,
         value_range=value_range,
-        notice=notice,
+        notices=tuple(notices),
     )
+
+
+def _references(model: object, given: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:
+    """What the model's own forward makes of images, with the arguments in the first reading that it takes."""
+    found = (forward_images(model, given, reading) for reading, per_image in readings(arguments) if not per_image)
+    return next((images for images in found if images), [])
 
 
 @dataclass(frozen=True)
@@ -129,32 +146,65 @@ class _Fitted:
 
 def _agreeing(
     model: object,
-    candidates: Iterator[tuple[Call, Call]],
+    candidates: Sequence[Candidate],
     references: Sequence[Tensor],
-    fit: Callable[[Call, Call], _Fitted],
-) -> tuple[_Fitted, str]:
-    """The first pair of halves that makes the images of `references`, or else the first of all, with a notice."""
-    refused: InputError | None = None
-    first: _Fitted | None = None
-    notice = ""
-    for pair in candidates:
+    fit: Callable[[Candidate], _Fitted],
+) -> tuple[_Fitted, list[str]]:
+    """The first pair of halves that makes the images of `references`, or else the first that works, with notices.
+
+    A pair that only works may skip half of the model. It is taken where it comes first, or where what came before it
+    exchanges more than one tensor, as the codes of an audio codec; not behind a pair that the user can mend.
+    """
+    refusals: list[tuple[Candidate, InputError]] = []
+    first: tuple[Candidate, _Fitted] | None = None
+    for candidate in candidates:
         try:
-            found = fit(*pair)
+            found = fit(candidate)
         except InputError as error:
-            refused = refused or error
+            refusals.append((candidate, error))
             continue
-        value_range = found.decoder.value_range
-        expected = [value_range.from_model(made) for image in references for made in (image, image.sigmoid())]
-        if any(same_images(image, found.decoded) for image in expected):
-            return found, ""
-        if first is None and refused is None:  # a later pair counts only if it is shown to be right
-            first, notice = found, _left_out(model, found.decoded, expected) if expected else ""
+        if any(same_images(image, found.decoded) for image in _expected(found, references)):
+            return found, _autocast(found)
+        if first is None and all(isinstance(error, NotOneTensorError) for _, error in refusals):
+            first = candidate, found
         if not references:
             break
     if first is None:
-        assert refused
-        raise refused
-    return first, notice
+        raise _best(refusals)
+    taken, found = first
+    notices = _autocast(found)
+    if refusals and candidates.index(refusals[0][0]) < candidates.index(taken):
+        refused, refusal = refusals[0]
+        notices.append(f"Took {taken} as the halves of {type(model).__name__}. {refused} came first: {refusal}")
+    if references:
+        notices.append(_left_out(model, found.decoded, _expected(found, references)))
+    return found, notices
+
+
+def _expected(found: _Fitted, references: Sequence[Tensor]) -> list[Tensor]:
+    value_range = found.decoder.value_range
+    return [value_range.from_model(made) for image in references for made in (image, image.sigmoid())]
+
+
+def _best(refusals: Sequence[tuple[Candidate, InputError]]) -> InputError:
+    """What the user can answer, else what is known to stand in the way, else the first; and what else was tried."""
+    told = [each for kind in (UnansweredError, NotOneTensorError) for each in refusals if isinstance(each[1], kind)]
+    candidate, error = (told or refusals)[0]
+    others = [str(other) for other, _ in refusals if other is not candidate]
+    also = f" This is of {candidate}; {', '.join(others[:3])} {'were' if others[1:] else 'was'} tried too, and refused."
+    best = InputError(f"{error}{also if others else ''}")
+    best.__cause__ = error.__cause__
+    return best
+
+
+def _autocast(found: _Fitted) -> list[str]:
+    calls = {"encoder": found.encoder.inner, "decoder": found.decoder.inner}
+    asking = [name for name, call in calls.items() if isinstance(call, Call) and call.autocast]
+    if not asking:
+        return []
+    return [
+        f"The {' and the '.join(asking)} runs under autocast in torch; the bundle computes it in float32 throughout."
+    ]
 
 
 def _left_out(model: object, decoded: Tensor, expected: Sequence[Tensor]) -> str:
@@ -171,24 +221,41 @@ def _left_out(model: object, decoded: Tensor, expected: Sequence[Tensor]) -> str
 
 
 def _fit(
-    first: Call,
-    second: Call,
+    candidate: Candidate,
+    bound: tuple[Mapping[str, Any], Mapping[str, Any]],
     trial: Tensor,
     outputs: Sequence[str] | None,
     value_range: ValueRange,
     references: Sequence[Tensor],
 ) -> _Fitted:
     """Run two halves on real images and tell their outputs apart."""
+    encode_owner, encode, decode_owner, decode = candidate.halves()
+    given = value_range.to_model(trial)
+    plain = Call(encode_owner, encode, bound[0]), Call(decode_owner, decode, bound[1])
+    try:
+        first = bind("encoder", encode_owner, encode, bound[0], given)
+        roles = infer_encoder(first, plain[1], given, outputs, references)
+        encoder = EncoderHalf(first, roles, value_range)
+        latent = first_of(run_half("encoder", encoder, trial))
+        second = bind("decoder", decode_owner, decode, bound[1], latent)
+        return _fitted(encoder, second, latent, trial, value_range)
+    except UnansweredError:
+        raise
+    except InputError as error:
+        why = why_not_one_tensor(*plain, given)
+        if why is None:
+            raise
+        raise NotOneTensorError(why) from error
+
+
+def _fitted(encoder: EncoderHalf, second: Call, latent: Tensor, trial: Tensor, value_range: ValueRange) -> _Fitted:
+    """The halves, after everything that no half may do was looked for."""
     shape = tuple(trial.shape[1:])
-    roles = infer_encoder(first, second, value_range.to_model(trial), outputs, references)
-    encoder = EncoderHalf(first, roles, value_range)
-    latent = _first(_run("encoder", encoder, trial))
-    _run("decoder", second, latent)  # before its outputs are told apart: it may not fit the latent at all
     decoder = DecoderHalf(second, infer_decoder(second, latent, shape), value_range)
     for name, module, given in (("encoder", encoder, trial), ("decoder", decoder, latent)):
-        _refuse_randomness(name, module, given)
-        _refuse_frozen_batch(name, module, given)
-    decoded = _run("decoder", decoder, latent)
+        refuse_randomness(name, module, given)
+        refuse_frozen_batch(name, module, given)
+    decoded = run_half("decoder", decoder, latent)
     if tuple(decoded.shape[1:]) != shape:
         raise InputError(
             f"The decoder gives images of shape {list(decoded.shape[1:])}, expected {list(shape)}, that of the "
@@ -217,13 +284,13 @@ def _simplest(half: EncoderHalf | DecoderHalf, given: Tensor) -> nn.Module:
     """The user's own module, where it already does what its wrapper does: the graph then has the user's names."""
     call = half.inner
     assert isinstance(call, Call)
-    if call.method != "forward" or call.plain or call.tensors or not half.value_range.identity:
+    if call.method != "forward" or call.plain or call.tensors or call.autocast or not half.value_range.identity:
         return half
-    plain, wrapped = call.owner, _outputs(_run("half", half, given))
-    found = _run("half", plain, given)
-    alike = isinstance(found, Tensor | tuple) and all(isinstance(each, Tensor) for each in _outputs(found))
-    same = alike and len(_outputs(found)) == len(wrapped)
-    return plain if same and all(map(torch.equal, _outputs(found), wrapped)) else half
+    plain, wrapped = call.owner, outputs_of(run_half("half", half, given))
+    found = run_half("half", plain, given)
+    alike = isinstance(found, Tensor | tuple) and all(isinstance(each, Tensor) for each in outputs_of(found))
+    same = alike and [each.dtype for each in outputs_of(found)] == [each.dtype for each in wrapped]
+    return plain if same and all(map(torch.equal, outputs_of(found), wrapped)) else half
 
 
 def _trial_images(images: Float32Array | None, shape: tuple[int, ...], value_range: ValueRange) -> Tensor:
@@ -232,49 +299,3 @@ def _trial_images(images: Float32Array | None, shape: tuple[int, ...], value_ran
     generator = torch.Generator().manual_seed(0)
     draw = torch.rand if value_range.bounded else torch.randn
     return draw(TRIAL_IMAGES, *shape, generator=generator)
-
-
-def _run(name: str, module: nn.Module, given: Tensor) -> Any:  # noqa: ANN401
-    try:
-        with torch.inference_mode():
-            return module(given)
-    except Exception as error:  # the user's own code may raise anything
-        raise InputError(
-            f"The {name} fails on a batch of shape {list(given.shape)}: {short_error(error)}. Expected one that takes "
-            "it. Check the image shape, and give further arguments of the decoder with decoder_arguments."
-        ) from error
-
-
-def _refuse_randomness(name: str, module: nn.Module, given: Tensor) -> None:
-    runs = [_outputs(_run(name, module, given)) for _ in range(2)]
-    if any(not torch.equal(one, other) for one, other in zip(*runs, strict=True) if not one.isnan().any()):
-        raise InputError(
-            f"The {name} is random: two runs on the same input differ. An exported graph must not draw numbers; the "
-            "runtime samples by itself. Return the mean instead of a sample, or name the outputs as mean and "
-            "log_variance; and take functional dropout out of eval mode (F.dropout(x, training=self.training))."
-        )
-
-
-def _refuse_frozen_batch(name: str, module: nn.Module, given: Tensor) -> None:
-    for count in (1, 3):
-        try:
-            with torch.inference_mode():
-                found = len(_first(module(given[:count])))
-        except Exception as error:
-            raise InputError(
-                f"The {name} takes a batch of {len(given)}, but fails on {count} ({short_error(error)}). Expected one "
-                "that takes any batch: look for a batch size written as a number, or kept from an earlier call."
-            ) from error
-        if found != min(count, len(given)):
-            raise InputError(
-                f"The {name} gives {found} outputs for a batch of {count}. Expected as many as inputs: look for a "
-                "reshape that mixes the batch with another axis."
-            )
-
-
-def _outputs(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return _outputs(value)[0].contiguous()

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
-import torch
 from edgeae_runtime.parity import Check, compare_each, psnr_each
 from numpy.typing import NDArray
 from torch import nn
 
 from edgeae_export.graph import Float32Array, Run, joined_runner, runner
 from edgeae_export.images import GOLDEN_IMAGES
+from edgeae_export.noise import TruerRuns
 from edgeae_export.parity import FEW_IMAGES_ALLOWANCE_DB, INT8_PSNR_DB, NOISE_FACTOR, Reference, torch_outputs
 from edgeae_export.probe import ROUNDING, in_last_bit, largest, observed_corners, picture_corners
 
@@ -33,6 +33,9 @@ INT8_PSNR_ON_CORNERS_DB = 0.0
 taken from real images, so that a corner may well be clipped; it must stay finite and in place."""
 
 Outputs = Callable[[Float32Array], tuple[Float32Array, ...]]
+Truths = Callable[[Float32Array], list[tuple[Float32Array, ...]]]
+"""Several runs, each nearer to the truth than float32; see `noise.TruerRuns`."""
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def torch_corners(encoder: nn.Module, decoder: nn.Module, reference: Reference, 
     """
     names, images = (picture_corners if bounded else observed_corners)(reference.images)
     encode, decode = torch_outputs(encoder), torch_outputs(decoder)
-    encode64, decode64 = torch_outputs(encoder, torch.float64), torch_outputs(decoder, torch.float64)
+    encodes, decodes = TruerRuns.of(encoder, reference.images), TruerRuns.of(decoder, reference.latents)
     sound = [_sound(lambda one: (*(made := encode(one)), *decode(made[0])), image[None]) for image in images]
     kept, kept_names = images[sound], [name for name, fine in zip(names, sound, strict=True) if fine]
     further_names, further = observed_corners(reference.latents)
@@ -105,18 +108,19 @@ def torch_corners(encoder: nn.Module, decoder: nn.Module, reference: Reference, 
     left_out += [name for name in further_names if name not in latent_names]
 
     outputs: dict[str, Answers] = {}
-    encoded = _answers(encode, encode64, kept) if len(kept) else ()
+    encoded = _answers(encode, encodes, kept) if len(kept) else ()
     made = encoded[0][0] if encoded else reference.latents[:0]
     latents = np.concatenate([made, further[sound_latents]])
     real = reference.noise
     for key, (expected, noise) in zip(("latent", "log_variance"), encoded, strict=False):
         outputs[key] = Answers(tuple(kept_names), expected, np.maximum(noise, real[key]))
     if len(latents):
-        expected, noise = _answers(decode, decode64, latents)[0]
+        expected, noise = _answers(decode, decodes, latents)[0]
         outputs["image"] = Answers((*kept_names, *latent_names), expected, np.maximum(noise, real["image"]))
     if len(kept):
-        chain, chain64 = _chained(encode, decode), _chained(encode64, decode64)
-        expected, noise = _answers(chain, chain64, kept)[0]
+        chain: Outputs = lambda images: decode(encode(images)[0])  # noqa: E731
+        chains: Truths = lambda images: [run for made in encodes(images) for run in decodes(made[0])]  # noqa: E731
+        expected, noise = _answers(chain, chains, kept)[0]
         outputs["reconstruction"] = Answers(tuple(kept_names), expected, np.maximum(noise, real["reconstruction"]))
     return Corners(kept, latents, outputs, tuple(left_out))
 
@@ -252,10 +256,13 @@ def _limits(key: str, answers: Answers, precision: str, rounding: float) -> NDAr
     return NOISE_FACTOR * answers.noise + (rounding if key in ("image", "reconstruction") else 0.0)
 
 
-def _answers(run: Outputs, exact: Outputs, inputs: Float32Array) -> list[tuple[Float32Array, NDArray[np.float64]]]:
+def _answers(run: Outputs, truer: Truths, inputs: Float32Array) -> list[tuple[Float32Array, NDArray[np.float64]]]:
     """Each output, and the noise floor of each corner: never below the rounding of its largest value."""
     moved = in_last_bit(inputs)
-    others = [other for other in (_or_none(exact, inputs), _or_none(exact, moved), _or_none(run, moved)) if other]
+    others = [*(_or_none(truer, inputs) or []), *(_or_none(truer, moved) or [])]
+    again = _or_none(run, moved)
+    if again is not None:
+        others.append(again)
     found = []
     for index, expected in enumerate(run(inputs)):
         floor = ROUNDING * largest(expected)
@@ -272,13 +279,9 @@ def _sound(run: Outputs, inputs: Float32Array) -> bool:
     return outputs is not None and all(bool(np.isfinite(each).all()) for each in outputs)
 
 
-def _or_none(run: Outputs, inputs: Float32Array) -> tuple[Float32Array, ...] | None:
-    """The outputs; None where the user's own code refuses such inputs, or such a precision."""
+def _or_none(run: Callable[[Float32Array], _Made], inputs: Float32Array) -> _Made | None:
+    """What is made of the inputs; None where the user's own code refuses them, or such a precision."""
     try:
         return run(inputs)
     except Exception:  # the user's own code may raise anything
         return None
-
-
-def _chained(encode: Outputs, decode: Outputs) -> Outputs:
-    return lambda images: decode(encode(images)[0])

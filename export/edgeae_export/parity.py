@@ -1,10 +1,10 @@
 """Parity of exported graphs with the torch modules they came from.
 
 For float32 the limit is measured, not chosen: the noise floor of a module is the largest difference between its own
-float32 and float64 outputs on the same inputs. Another float32 implementation sums in another order and may be off by
-as much on its own side, and its worst element may lie elsewhere; hence the factor below. For int8 the limits are
-fidelity: PSNR against the float32 torch outputs, and how much the reconstruction error against the real images may
-rise.
+float32 and float64 outputs on the same inputs, or what random rounding does where it has no float64 (`noise.py`).
+Another float32 implementation sums in another order and may be off by as much on its own side, and its worst element
+may lie elsewhere; hence the factor below. For int8 the limits are fidelity: PSNR against the float32 torch outputs, and
+how much the reconstruction error against the real images may rise.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from edgeae_runtime.parity import BATCH_SIZES, Check, compare, max_abs, mse, psnr
+from edgeae_runtime.parity import BATCH_SIZES, Check, compare, mse, psnr
 from torch import nn
 
 from edgeae_export.graph import Float32Array, Run
+from edgeae_export.noise import TruerRuns
 
 NOISE_FACTOR = 10.0
 """How many noise floors a float32 output may differ by: two implementations, each one floor from the truth on these
@@ -79,6 +80,18 @@ class Reference:
     """The second output of a variational encoder for `images`."""
     image_peak: float = 1.0
     """Width of the images' range, the peak of their PSNR."""
+    noise_by: Mapping[str, str] = field(default_factory=dict)
+    """How each part's floor was measured; see `noise.TruerRuns.by`."""
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user should know of how the limits were measured."""
+        return [
+            f"The {name} has a precision written into its forward and does not run in float64: the noise that its "
+            "float32 outputs are allowed was measured by random rounding instead."
+            for name, by in self.noise_by.items()
+            if by == "rounding"
+        ]
 
     @property
     def encoded(self) -> tuple[Float32Array, ...]:
@@ -115,7 +128,7 @@ def torch_outputs(
 def make_reference(
     encoder: nn.Module, decoder: nn.Module, images: Float32Array, image_peak: float | None = 1.0
 ) -> Reference:
-    """Run the torch modules in float32 and float64 on real images.
+    """Run the torch modules in float32 on real images, and measure their noise floors.
 
     Args:
         encoder: to the latent, or to the latent and its log-variance.
@@ -123,18 +136,20 @@ def make_reference(
         images: float32 [n, …].
         image_peak: width of the images' range; None takes that of the decoder's outputs.
     """
-    decode, decode64 = torch_runner(decoder), torch_runner(decoder, torch.float64)
+    decode = torch_runner(decoder)
     latents, *further = torch_outputs(encoder)(images)
     decoded = decode(latents)
     few = slice(NOISE_IMAGES)
-    latents64, *further64 = torch_outputs(encoder, torch.float64)(images[few])
+    encodes, decodes = TruerRuns.of(encoder, images), TruerRuns.of(decoder, latents)
+    encoded = encodes(images[few])
+    truer = [latent for latent, *_ in encoded]
     noise = {
-        "latent": _floor(latents64, latents[few]),
-        "image": _floor(decode64(latents[few]), decoded[few]),
-        "reconstruction": _floor(decode64(latents64), decoded[few]),
+        "latent": encodes.floor(truer, latents[few]),
+        "image": decodes.floor([image for image, *_ in decodes(latents[few])], decoded[few]),
+        "reconstruction": decodes.floor([run[0] for latent in truer for run in decodes(latent)], decoded[few]),
     }
     if further:
-        noise["log_variance"] = _floor(further64[0], further[0][few])
+        noise["log_variance"] = encodes.floor([run[1] for run in encoded], further[0][few])
     return Reference(
         images=images,
         latents=latents,
@@ -142,12 +157,8 @@ def make_reference(
         noise=noise,
         log_variances=further[0] if further else None,
         image_peak=image_peak if image_peak is not None else max(float(np.ptp(decoded)), 1e-12),
+        noise_by={"encoder": encodes.by, "decoder": decodes.by},
     )
-
-
-def _floor(exact: Float32Array, measured: Float32Array) -> float:
-    """The noise floor, but never below the rounding of the largest value itself."""
-    return max(max_abs(exact, measured), float(np.finfo(np.float32).eps * np.max(np.abs(measured))))
 
 
 def check_parity(

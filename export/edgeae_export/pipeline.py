@@ -28,6 +28,7 @@ from edgeae_export.corners import (
     output_runs,
     torch_corners,
 )
+from edgeae_export.dtypes import told_of_precisions
 from edgeae_export.graph import Float32Array, operator_counts, runner
 from edgeae_export.halves import Half
 from edgeae_export.images import choose_images
@@ -136,6 +137,7 @@ def export(
     encoder: Half = None,
     decoder: Half = None,
     outputs: Sequence[str] | None = None,
+    encoder_arguments: Mapping[str, Any] | None = None,
     decoder_arguments: Mapping[str, Any] | None = None,
     value_range: ValueRange | None = None,
     rewrites: bool = True,
@@ -162,7 +164,8 @@ def export(
             much their error rises, or `"0.05%"`, rise of the reconstruction error. The layers that hurt most for
             their work stay in float until it holds.
         pixels: what the decoder gives, `"float32"` in [0, 1] or `"uint8"`.
-        image_shape, encoder, decoder, outputs, decoder_arguments: see `edgeae_export.adapters.adapt`.
+        image_shape, encoder, decoder, outputs, encoder_arguments, decoder_arguments: see
+            `edgeae_export.adapters.adapt`.
         value_range: what the model's own images look like, where that is not [0, 1]: the bundle's are.
         rewrites: False leaves the float32 graphs as torch and onnxsim make them, to compare with.
         overwrite: whether an existing bundle at `out` may be replaced.
@@ -193,6 +196,7 @@ def export(
         encoder=encoder,
         decoder=decoder,
         outputs=outputs,
+        encoder_arguments=encoder_arguments,
         decoder_arguments=decoder_arguments,
         value_range=value_range,
     )
@@ -222,8 +226,9 @@ def export(
     parts: dict[str, PartReport] = {}
     for name in PARTS:
         tell(f"trace and simplify the {name}")
-        example = np.concatenate([inputs[name][: BATCH_SIZES[-1]], corner_inputs[name]])
-        traced = trace(modules[name], torch.from_numpy(example), *names[name])
+        example = torch.from_numpy(np.concatenate([inputs[name][: BATCH_SIZES[-1]], corner_inputs[name]]))
+        with told_of_precisions(name, modules[name], example):
+            traced = trace(modules[name], example, *names[name])
         simplified, simplification = simplify(traced, inputs[name], noise[name], corner_inputs[name])
         float32 = Compiled(simplified, AS_IT_IS.name, [])
         if rewrites:
@@ -274,7 +279,7 @@ def export(
     )
     manifest = write_bundle(contents, out, overwrite=overwrite)
     sentence = verdict(quantized.comparisons, quality, quantized.told) if quantize != "none" else ""
-    notices = [notice for notice in (adapted.notice, corners.notice, *notices) if notice]
+    notices = [*adapted.notices, *reference.notices, *([corners.notice] if corners.notice else []), *notices]
     return ExportReport(Path(out), parts, checks, manifest, quantized.comparisons, sentence, notices)
 
 

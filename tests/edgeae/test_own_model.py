@@ -14,7 +14,7 @@ import torch
 from edgeae_runtime import Autoencoder, InputError, open_bundle
 
 from edgeae.foreign import build_foreign, is_import_name
-from edgeae.own_model import chosen_range, decoder_arguments
+from edgeae.own_model import chosen_range, half_arguments
 
 MODULE = """
     import torch
@@ -53,7 +53,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
         monkeypatch.delitem(sys.modules, name)
-    model = build_foreign("mine.net:build")
+    model = build_foreign("mine.net:build")[0]
     safetensors.torch.save_file(model.state_dict(), tmp_path / "weights.safetensors")
     coarse = np.random.default_rng(0).random((80, 3, 4, 4), dtype=np.float32)
     np.save(tmp_path / "images.npy", coarse.repeat(4, axis=2).repeat(4, axis=3))
@@ -74,7 +74,7 @@ def test_from_the_command_line_to_a_device(project):
         "--quantize", "int8", "--out", "bundle", cwd=project,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
-    model, images = build_foreign("mine.net:build"), np.load(project / "images.npy")[:4]
+    model, images = build_foreign("mine.net:build")[0], np.load(project / "images.npy")[:4]
     with torch.inference_mode():
         mean, _ = model.encode(torch.from_numpy(images) * 2 - 1)
         expected = (model.decode(mean, gain=0.5) + 1) / 2
@@ -107,16 +107,16 @@ def test_names(project):
     assert is_import_name("mine:Model.make")
     for text in ("runs/latest", "bundle", "C:\\runs", "a:b:c", "https://x"):
         assert not is_import_name(text)
-    assert not build_foreign("mine.net:build").training
-    assert not build_foreign("mine.net:Model").training, "a class is called"
+    assert not build_foreign("mine.net:build")[0].training
+    assert not build_foreign("mine.net:Model")[0].training, "a class is called"
 
 
 def test_weights(project):
     for name in ("plain.pt", "nested.pt"):
-        state = build_foreign("mine.net:build").state_dict()
+        state = build_foreign("mine.net:build")[0].state_dict()
         changed = {key: value + 1 for key, value in state.items()}
         torch.save({"state_dict": changed, "epoch": 3} if name == "nested.pt" else changed, project / name)
-        model = build_foreign("mine.net:build", project / name)
+        model, _ = build_foreign("mine.net:build", project / name)
         assert torch.equal(model.a.bias, state["a.bias"] + 1)
 
 
@@ -126,7 +126,7 @@ class Harmful:
 
 
 def test_a_pickle_that_wants_more_is_refused(project):
-    torch.save({"state_dict": build_foreign("mine.net:build").state_dict(), "extra": Harmful()}, project / "bad.pt")
+    torch.save({"state_dict": build_foreign("mine.net:build")[0].state_dict(), "extra": Harmful()}, project / "bad.pt")
     with pytest.raises(InputError, match="--trust-pickle"):
         build_foreign("mine.net:build", project / "bad.pt")
     assert not (project / "harmed").exists()
@@ -135,11 +135,10 @@ def test_a_pickle_that_wants_more_is_refused(project):
 
 
 def test_weights_that_do_not_fit(project):
-    state = build_foreign("mine.net:build").state_dict()
+    state = build_foreign("mine.net:build")[0].state_dict()
     cases = {
         "missing": ({key: value for key, value in state.items() if key != "a.bias"}, "lacks a.bias"),
-        "more": ({**state, "c.bias": torch.zeros(1)}, "also has c.bias"),
-        "shape": ({**state, "a.bias": torch.zeros(9)}, "size mismatch"),
+        "shape": ({**state, "a.bias": torch.zeros(9)}, r"a\.bias is \[9\], expected \[4\]"),
     }
     for name, (tensors, words) in cases.items():
         safetensors.torch.save_file(tensors, project / f"{name}.safetensors")
@@ -153,11 +152,21 @@ def test_weights_that_do_not_fit(project):
 
 
 def test_words_of_the_command_line():
-    assert decoder_arguments(["gain=0.5", "flag=true"]) == {"gain": 0.5, "flag": True}
-    assert torch.equal(decoder_arguments(["y=[0, 1]"])["y"], torch.tensor([0.0, 1.0]))
+    def words(*given):
+        return half_arguments("--decoder-argument", given)
+
+    assert words() is None
+    assert words("gain=0.5", "flag=true", "size=[256, 256]") == {"gain": 0.5, "flag": True, "size": [256, 256]}
+    assert words("mode=nearest", 'kind="x"', "n=3") == {"mode": "nearest", "kind": "x", "n": 3}
+    for text in ("y=[0, 1.0]", "y=tensor:[0, 1]"):
+        assert torch.equal(words(text)["y"], torch.tensor([0.0, 1.0]))
+    assert torch.equal(words("y=[[0, 1], [0.5, 2]]")["y"], torch.tensor([[0.0, 1.0], [0.5, 2.0]]))
     for word in ("gain", "gain=", "1=2"):
         with pytest.raises(InputError, match="NAME=JSON"):
-            decoder_arguments([word])
+            words(word)
+    for word in ("y=[0", "y=[[0, 1.5], [2]]", "y=tensor:true!"):
+        with pytest.raises(InputError, match="expected"):
+            words(word)
     assert chosen_range(None, None, None) is None
     assert chosen_range("-1,1", None, None).std == (0.5,)
     assert chosen_range(None, "0.5,0.4,0.3", "0.2,0.2,0.2").mean == (0.5, 0.4, 0.3)
@@ -170,3 +179,34 @@ def test_words_of_the_command_line():
     ):
         with pytest.raises(InputError):
             chosen_range(*words)
+
+
+QUANTISED = """
+    import torch
+    from torch import nn
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(768, 4))
+            self.decoder = nn.Sequential(nn.Linear(4, 768), nn.Unflatten(1, (3, 16, 16)))
+
+        def forward(self, x):
+            return self.decoder(torch.round(self.encoder(x)))
+"""
+
+
+@pytest.mark.slow
+def test_the_command_line_tells_what_the_halves_leave_out_and_where_the_weights_were(project):
+    (project / "mine" / "quantised.py").write_text(textwrap.dedent(QUANTISED))
+    state = build_foreign("mine.quantised:Model")[0].state_dict()
+    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}, project / "w.ckpt")
+    done = run(
+        "export", "mine.quantised:Model", "--checkpoint", "w.ckpt", "--calibration", "images.npy", "--out", "bundle",
+        cwd=project,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    said = " ".join(done.stdout.replace("│", " ").split())
+    assert "other images than its own forward" in said
+    assert "Weights of w.ckpt: taken from 'state_dict.module'." in said

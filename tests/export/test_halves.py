@@ -35,22 +35,23 @@ def decoded(adapted):
 
 
 def test_a_forward_that_agrees_is_taken():
-    assert adapt(Whole().eval(), IMAGES).notice == ""
+    assert adapt(Whole().eval(), IMAGES).notices == ()
 
 
 def test_a_layer_between_the_halves_is_told():
-    notice = adapt(Whole(between=nn.Linear(6, 6)).eval(), IMAGES).notice
+    (notice,) = adapt(Whole(between=nn.Linear(6, 6)).eval(), IMAGES).notices
     assert re.search(r"other images than its own forward.*a layer between.*--encoder", notice)
 
 
 def test_a_sigmoid_behind_the_decoder_is_told():
-    notice = adapt(Whole(behind=nn.Sigmoid()).eval(), IMAGES).notice
+    (notice,) = adapt(Whole(behind=nn.Sigmoid()).eval(), IMAGES).notices
     assert "forward ends with a sigmoid that the decoder leaves out" in notice
 
 
 def test_halves_that_are_named_are_taken_as_they_are():
     model = Whole(between=nn.Linear(6, 6)).eval()
-    assert adapt(model, IMAGES, encoder="encoder", decoder="decoder").notice == ""
+    (notice,) = adapt(model, IMAGES, encoder="encoder", decoder="decoder").notices  # told, and taken all the same
+    assert "other images than its own forward" in notice
     whole = nn.Sequential(model.encoder, model.between)
     torch.testing.assert_close(decoded(adapt((whole, model.decoder), IMAGES)), model(torch.from_numpy(IMAGES)))
 
@@ -68,7 +69,7 @@ class LogitsOut(Whole):
 
 def test_a_forward_that_gives_logits_agrees():
     adapted = adapt(LogitsOut().eval(), IMAGES)
-    assert adapted.notice == ""
+    assert adapted.notices == ()
     assert float(decoded(adapted).max()) <= 1
 
 
@@ -96,7 +97,7 @@ class OtherMethods(Base):
 def test_the_pair_that_agrees_with_forward_is_found_and_so_is_the_mean():
     model = OtherMethods().eval()
     adapted = adapt(model, IMAGES)
-    assert adapted.notice == ""
+    assert adapted.notices == ()
     images = torch.from_numpy(IMAGES)
     for found, expected in zip(adapted.encoder(images), model.heads(images), strict=True):
         torch.testing.assert_close(found, expected)
@@ -150,3 +151,171 @@ def test_weights_that_are_computed_on_every_call_are_exported():
     )  # the old form, which keeps a tensor with a gradient beside the weights
     adapted = adapt(model.eval(), IMAGES)
     torch.testing.assert_close(decoded(adapted), model(torch.from_numpy(IMAGES)).detach())
+
+
+class Codec(Whole):
+    """An audio codec's way: `encode` gives codes, the halves themselves are submodules."""
+
+    def encode(self, x):
+        return [(10 * self.encoder(x)).long()]
+
+    def decode(self, codes):
+        return self.decoder(codes[0].float() / 10)
+
+    def forward(self, x):
+        return self.decode(self.encode(x))
+
+
+def test_where_codes_cannot_be_exported_the_submodules_are_taken_and_told():
+    first, second = adapt(Codec().eval(), IMAGES).notices
+    assert re.search(r"Took encoder with decoder.*encode with decode came first.*whole numbers.*codes", first)
+    assert "other images than its own forward" in second
+
+
+class EatsABatch(Whole):
+    """A pair that the user can mend is not passed over for one that skips half of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+
+    def encode(self, x):
+        return self.fc(self.encoder(x).unsqueeze(2).squeeze())
+
+    def decode(self, z):
+        return self.decoder(z)
+
+    def forward(self, x):
+        return self.decode(self.encode(x))
+
+
+def test_a_pair_that_can_be_mended_is_refused_with_its_own_reason():
+    with pytest.raises(InputError, match=r"for a batch of 1.*This is of encode with decode; encode with decoder was"):
+        adapt(EatsABatch().eval(), IMAGES)
+
+
+@pytest.mark.parametrize(
+    "names", [("encode_forward", "decode_forward"), ("enc", "dec"), ("E", "G"), ("net_enc", "net_dec"), ("g_a", "g_s")]
+)
+def test_other_spellings(names):
+    whole = Whole().eval()
+    model = nn.Module()
+    for name, half in zip(names, (whole.encoder, whole.decoder), strict=True):
+        model.add_module(name, half)
+    torch.testing.assert_close(decoded(adapt(model.eval(), IMAGES)), whole(torch.from_numpy(IMAGES)))
+
+
+def test_halves_further_inside_are_named_in_the_refusal():
+    outer = nn.Module()
+    outer.add_module("model", Whole())
+    with pytest.raises(InputError, match=r"Inside it there is model\.encoder.*--encoder model\.encoder"):
+        adapt(outer.eval(), IMAGES)
+    adapt(outer.eval(), IMAGES, encoder="model.encoder", decoder="model.decoder")
+
+
+def test_no_arguments_are_no_reason_not_to_compare():
+    """The command line gives an empty mapping where there are none."""
+    (notice,) = adapt(Whole(between=nn.Linear(6, 6)).eval(), IMAGES, decoder_arguments={}, encoder_arguments={}).notices
+    assert "other images than its own forward" in notice
+
+
+class Exchange(nn.Module):
+    """Halves that exchange more than one float tensor, as many do."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.a, self.b = nn.Conv2d(1, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.c, self.d = nn.ConvTranspose2d(4, 4, 2, 2), nn.ConvTranspose2d(4, 1, 2, 2)
+
+
+class Skips(Exchange):
+    def encode(self, x):
+        s = self.a(x)
+        return self.b(s), [s]
+
+    def decode(self, z, skips):
+        return self.d(self.c(z) + skips[0])
+
+
+class AllAtOnce(Skips):
+    def encode(self, x):
+        s = self.a(x)
+        return [self.b(s), s]
+
+    def decode(self, maps):
+        return self.d(self.c(maps[0]) + maps[1])
+
+
+class TwoLatents(Skips):
+    def encode(self, x):
+        top = self.a(x)
+        return top, self.b(top)
+
+    def decode(self, bottom, top):
+        return self.d(self.c(top) + bottom)
+
+
+class Places(Exchange):
+    def encode(self, x):
+        return nn.functional.max_pool2d(self.a(x), 2, return_indices=True)
+
+    def decode(self, z, places):
+        return self.d(nn.functional.max_unpool2d(z, places, 2))
+
+
+class Codes(Exchange):
+    def encode(self, x):
+        return self.b(self.a(x)).argmax(1)
+
+    def decode(self, codes):
+        return self.d(self.c(nn.functional.one_hot(codes, 4).permute(0, 3, 1, 2).float()))
+
+
+class Labels(Exchange):
+    def encode(self, x, y):
+        return self.b(self.a(x)) + y
+
+    def decode(self, z, y):
+        return self.d(self.c(z + y))
+
+
+class DecoderLabels(Labels):
+    def encode(self, x):
+        return self.b(self.a(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Skips, r"gives maps, such as skips.*takes skips besides.*cannot carry them.*torch\.cat"),
+        (AllAtOnce, r"gives several tensors .*takes them all at once.*cannot carry them.*torch\.cat"),
+        (TwoLatents, r"gives maps, such as skips or two latents.*takes top besides"),
+        (Places, r"gives whole numbers, such as the places of a pooling.*takes places besides"),
+        (Codes, r"gives whole numbers \(int64 \[4, 4\]\), such as the codes"),
+        (Labels, r"The encoder Labels\.encode takes y besides the image.*--encoder-argument y=.*cannot be exported"),
+        (DecoderLabels, r"The decoder DecoderLabels\.decode takes y besides the latent.*--decoder-argument y="),
+    ],
+)
+def test_what_one_tensor_cannot_carry_is_said(kind, words):
+    with pytest.raises(InputError, match=words):
+        adapt(kind("").eval(), IMAGES)
+
+
+class GivesBack(OtherMethods):
+    """A sampled reconstruction, the images themselves, the mean and the log-variance: nothing to compare with."""
+
+    def decode(self, z):
+        return self.decoder(z)
+
+    def encode(self, x):
+        mu, log_var = self.heads(x)
+        return [mu, log_var]
+
+    def forward(self, x):
+        mu, log_var = self.encode(x)
+        return [self.decode(mu + torch.randn_like(mu)), x, mu, log_var]
+
+
+def test_the_images_that_forward_gives_back_are_no_reconstruction():
+    assert adapt(GivesBack().eval(), IMAGES).notices == ()
