@@ -2,8 +2,9 @@
 
     python -m benchmarks.foreign_models [--json benchmarks/results/foreign_models.json]
 
-The models are those of tests/export/foreign.py, from diffusers, pythae and PyOD, trained for a moment on smooth random
-pictures. Each half is timed at batch 1 on one thread, its three forms interleaved.
+The models are those of benchmarks/zoo/architectures.py, from diffusers, pythae, MONAI and PyOD or after others'
+patterns, trained for a moment on smooth random pictures. Each half is timed at batch 1 on one thread, its three forms
+interleaved.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from edgeae_export.graph import runner
 from edgeae_runtime.timing import compared, interleave
 
 from benchmarks.results_file import RESULTS, write_result
-from tests.export.foreign import FOREIGN, Foreign, build, pictures
+from benchmarks.zoo.architectures import FOREIGN, Foreign, build, pictures
 
 
 def measure(foreign: Foreign, model: torch.nn.Module, inputs: np.ndarray) -> dict[str, Any]:

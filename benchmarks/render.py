@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.zoo.table import EXACT_DB, zoo_table
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 OURS, STATIC = "edgeae int8", "ONNX Runtime quantize_static"
@@ -28,7 +30,6 @@ SHOWN = {
 }
 FAITHFUL_DB = 30
 """Below this an int8 image visibly differs."""
-EXACT_DB = 100
 CASES = (("encoder", 1), ("encoder", 64), ("decoder", 1), ("decoder", 64), ("round-trip", 1), ("round-trip", 64))
 
 Report = dict[str, Any]
@@ -221,6 +222,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "scaling": ("scaling", scaling_table),
     "other_decoders": ("other_decoders", others_table),
     "foreign_models": ("foreign_models", foreign_table),
+    "zoo": ("zoo", zoo_table),
 }
 """Per place in the README, the result it is made of and how."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -165,8 +166,16 @@ def show_export(report: ExportReport) -> None:
     heading("Parity with torch")
     show_checks(report.checks)
     if report.verdict:
+        first, *further = sentences(report.verdict)
         console.print()
-        console.print(f"[bold]{escape(report.verdict)}[/bold]", soft_wrap=True)
+        console.print(f"[bold]{escape(first)}[/bold]", soft_wrap=True)
+        for sentence in further:
+            say(sentence)
+
+
+def sentences(text: str) -> list[str]:
+    """A text, sentence by sentence: one that begins with a capital or with int8 begins anew."""
+    return re.split(r"(?<=\.) (?=[A-Z])", text)
 
 
 def _show_candidates(report: ExportReport) -> None:
@@ -175,7 +184,7 @@ def _show_candidates(report: ExportReport) -> None:
         times = part.compiled.times_us
         if times:
             told = ", ".join(f"{plan} {time / 1e3:.3f} ms" for plan, time in times.items())
-            say(f"Timed the {name}: {told}. Took: {part.compiled.plan}.")
+            say(f"Timed the {name}, by CPU time: {told}. Took: {part.compiled.plan}.")
         for layer, why in part.compiled.kept.items():
             say(f"In the {name}, {layer} stays in float: {why}.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,19 +11,19 @@ import numpy as np
 from edgeae_export import ExportReport
 from edgeae_export import export as export_model
 from edgeae_export.images import HELD_OUT_IMAGES, choose_images
-from edgeae_export.parity import check_parity, make_reference
+from edgeae_export.parity import Int8Limits, check_parity, make_reference
 from edgeae_export.pixels import HALF_STEP
 from edgeae_export.value_range import ValueRange
 from edgeae_runtime import Autoencoder
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.images import read_images
-from edgeae_runtime.manifest import PARTS, Preprocessing
+from edgeae_runtime.manifest import PARTS
 from edgeae_runtime.parity import Check, unit_scale
 from numpy.typing import NDArray
 
 from edgeae.benchmark import bench_variants
+from edgeae.calibration import checkpoint_calibration, own_images
 from edgeae.checkpoint import Checkpoint, load_checkpoint
-from edgeae.data import DATA_SETS, PictureOptions, load_images, prepare
+from edgeae.data import PictureOptions, load_images, prepare
 from edgeae.foreign import build_foreign
 
 
@@ -44,7 +45,7 @@ def export_checkpoint(
     Args:
         path: the checkpoint's folder.
         out: the bundle's folder.
-        quantize: `"none"` or `"int8"`.
+        quantize: `"none"`, `"int8"` or `"auto"`.
         calibration: a data set's name, a folder of pictures, or a .npy or .npz file; None for the training set.
         target, quantize_parts, max_drop, pixels: as `edgeae_export.export`.
         overwrite: whether an existing bundle may be replaced.
@@ -55,13 +56,12 @@ def export_checkpoint(
     """
     checkpoint = load_checkpoint(path)
     train_images, test_images = checkpoint_images(checkpoint)
-    if calibration is not None:
-        train_images = _calibration_images(calibration, checkpoint)
-    return export_model(
+    given = None if calibration is None else checkpoint_calibration(calibration, checkpoint)
+    report = export_model(
         checkpoint,
         out,
         quantize=quantize,
-        calibration=train_images,
+        calibration=train_images if given is None else given.calibration,
         held_out=test_images,
         target=target,
         quantize_parts=quantize_parts,
@@ -70,6 +70,7 @@ def export_checkpoint(
         overwrite=overwrite,
         on_stage=on_stage,
     )
+    return report if given is None else replace(report, notices=[*given.notices, *report.notices])
 
 
 def export_foreign(
@@ -80,6 +81,7 @@ def export_foreign(
     trust_pickle: bool = False,
     calibration: str | None = None,
     image_shape: Sequence[int] | None = None,
+    fit: str | None = None,
     value_range: ValueRange | None = None,
     **options: Any,  # noqa: ANN401 those of `edgeae_export.export`
 ) -> ExportReport:
@@ -89,8 +91,10 @@ def export_foreign(
         name: `package.module:attribute`, see `edgeae.foreign.build_foreign`.
         out: the bundle's folder.
         weights, trust_pickle: as there.
-        calibration: a folder of pictures, or a .npy or .npz file; a tenth of it is held out to measure parity on.
-        image_shape: of one image; by default that of the arrays in `calibration`.
+        calibration: a folder of pictures, a .npy or .npz file, or a data set's name; a tenth of it is held out to
+            measure parity on.
+        image_shape: of one image; by default that of the images in `calibration`.
+        fit: how pictures of another size are brought to that: `crop`, `pad` or `stretch`.
         value_range: of the model's own images.
         options: as `edgeae_export.export`.
 
@@ -98,11 +102,19 @@ def export_foreign(
         InputError, ParityError: as there, or the model or its weights cannot be had.
     """
     model = build_foreign(name, weights, trust_pickle=trust_pickle)
-    images = None
-    if calibration is not None:
-        preprocessing = Preprocessing(source_size=None, pad=(0, 0, 0, 0), scale=1 / 255)
-        images = read_images(calibration, tuple(image_shape or ()), preprocessing)
-    return export_model(model, out, calibration=images, image_shape=image_shape, value_range=value_range, **options)
+    if calibration is None:
+        return export_model(model, out, image_shape=image_shape, value_range=value_range, **options)
+    given = own_images(calibration, model, image_shape, fit)
+    report = export_model(
+        model,
+        out,
+        calibration=given.calibration,
+        held_out=given.held_out,
+        image_shape=given.calibration.shape[1:],
+        value_range=value_range,
+        **options,
+    )
+    return replace(report, notices=[*given.notices, *report.notices])
 
 
 def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provider: str = "cpu") -> list[Check]:
@@ -121,7 +133,10 @@ def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provid
     in_bytes = autoencoder.manifest.parts["decoder"].output.dtype == "uint8"
     decode = lambda latents: unit_scale(autoencoder.decode(latents))  # noqa: E731
     second = (lambda images: autoencoder.encode_distribution(images)[1]) if autoencoder.manifest.variational else None
-    return check_parity(reference, autoencoder.encode, decode, precision, HALF_STEP if in_bytes else 0.0, second)
+    quantization = autoencoder.manifest.document.get("quantization") or {}
+    limits = Int8Limits(**quantization.get("limits", {}))
+    rounding = HALF_STEP if in_bytes else 0.0
+    return check_parity(reference, autoencoder.encode, decode, precision, rounding, second, limits)
 
 
 def bench_checkpoint(
@@ -175,17 +190,3 @@ def check_same_shape(autoencoder: Autoencoder, checkpoint: Checkpoint) -> None:
             f"The bundle {autoencoder.path} (parts, image shape, latent size: {found}) was not exported from "
             f"{checkpoint.path} ({expected}). Give the checkpoint it came from, as --checkpoint."
         )
-
-
-def _calibration_images(source: str, checkpoint: Checkpoint) -> NDArray[np.uint8]:
-    """Images named on the command line: a data set, a folder of pictures, or an array in a file."""
-    if source in DATA_SETS:
-        return prepare(load_images(source).train_images, checkpoint.config.image_size)
-    document = checkpoint.preprocessing
-    preprocessing = Preprocessing(
-        source_size=cast("tuple[int, int] | None", document["source_size"]),
-        pad=cast("tuple[int, int, int, int]", document["pad"]),
-        scale=cast("float", document["scale"]),
-        fit=cast("dict[str, Any]", document["resize"])["fit"] if document.get("resize") else None,
-    )
-    return read_images(source, checkpoint.image_shape, preprocessing)

@@ -15,7 +15,7 @@ import numpy as np
 from dask import bag
 from dask.base import compute
 from edgeae_runtime import Autoencoder
-from edgeae_runtime.images import PICTURE_SUFFIXES, read_images
+from edgeae_runtime.pictures import find_pictures, read_pictures
 
 PARTITION = 64
 
@@ -30,9 +30,9 @@ def encode(files: list[Path], bundle: str) -> list[tuple[str, np.ndarray, int]]:
     """Name, latent and worker of each picture of one partition."""
     autoencoder = worker_model(bundle)
     shape, preprocessing = autoencoder.manifest.image_shape, autoencoder.manifest.preprocessing
-    images = np.concatenate([read_images(file, shape, preprocessing) for file in files])
+    images, good = read_pictures(files, shape, preprocessing, print)  # broken ones are skipped and told
     latents = autoencoder.encode(images)
-    return [(file.name, latent, os.getpid()) for file, latent in zip(files, latents, strict=True)]
+    return [(file.name, latent, os.getpid()) for file, latent in zip(good, latents, strict=True)]
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    files = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    files = find_pictures(options.folder, tell=print)
     parts = [files[start : start + PARTITION] for start in range(0, len(files), PARTITION)]
     pictures = bag.from_sequence(parts, npartitions=max(len(parts), 1))
     encoded = pictures.map(encode, bundle=options.bundle)

@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
+import sys
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torch_operators_read_once():
+    """torch.onnx parses the sources of its thousand operators again for every export: half of the time of a small one.
+
+    Here they are parsed once; every export gets a table of its own. Where torch has no such table, nothing changes.
+    """
+    if "torch" not in sys.modules:  # the runtime's tests alone
+        yield
+        return
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        read = functools.cache(ONNXRegistry.from_torchlib)
+    except (ImportError, AttributeError):
+        yield
+        return
+
+    def from_torchlib(*arguments, **options):
+        table = copy.copy(read(*arguments, **options))
+        table.functions = {name: list(found) for name, found in table.functions.items()}
+        return table
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(from_torchlib))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ def check(folder):
 def copy(tmp_path):
     """What the check reads, in a folder of its own."""
     (tmp_path / "benchmarks").mkdir()
-    for name in ("__init__.py", "render.py", "results"):
+    for name in ("__init__.py", "render.py", "results", "zoo"):
         (tmp_path / "benchmarks" / name).symlink_to(ROOT / "benchmarks" / name)
     shutil.copy(ROOT / "README.md", tmp_path)
     return tmp_path

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from edgeae_runtime.array_files import find_array, is_array_file
+from edgeae_runtime.axes import fits_any
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.images import read_array
 
 from edgeae.data.download import cache_folder, download_fashion_mnist
 from edgeae.data.fashion_mnist import FILES, find_files, read_fashion_mnist, read_folder
 from edgeae.data.images import ImageSet
-from edgeae.data.pictures import PictureOptions, find_pictures, read_pictures, split_array
+from edgeae.data.pictures import PICTURE_AXES, PictureOptions, find_pictures, read_pictures, split_array
 from edgeae.data.sampled import SAMPLE_FOLDER, SAMPLE_MD5
 from edgeae.data.vision import TORCHVISION, read_torchvision
 
@@ -34,7 +35,8 @@ def load_images(
     Args:
         name: `"fashion-mnist"`, `"sample"` (5,000 + 1,000 of its images, part of this package), one of torchvision's
             (`"mnist"`, `"kmnist"`, `"cifar10"`, `"cifar100"`), or a path: of a folder that holds Fashion-MNIST's files
-            or another set in the same four files, of a folder of pictures, or of a .npy or .npz file of images.
+            or another set in the same four files, of a folder of pictures, or of a .npy or .npz file of images,
+            where `file.npz:name` names one of several arrays.
         folder: where to look for Fashion-MNIST first; then come the cache, the Debian package's folder, the network.
         download: whether the network may be used.
         pictures: how pictures become images, and how many are kept for testing.
@@ -54,8 +56,11 @@ def load_images(
     if name in TORCHVISION:
         return read_torchvision(name, download=download, tell=tell)
     path = Path(name).expanduser()
-    if path.suffix.lower() in (".npy", ".npz"):
-        return split_array(read_array(path), str(path.resolve()), path.name, pictures)
+    if is_array_file(path):
+        found = find_array(path, fits_any(PICTURE_AXES), prefer="train")
+        if found.notice:
+            tell(found.notice)
+        return split_array(found.array, found.path, path.name, pictures)
     if not path.is_dir():
         raise InputError(
             f"Got data {name!r}, expected {' or '.join(DATA_SETS)}, the path of a folder of pictures or of IDX "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,15 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from edgeae_runtime.errors import InputError
-from edgeae_runtime.images import FITS, PICTURE_SUFFIXES, load_picture
+from edgeae_runtime.axes import as_batch, guess_shape
+from edgeae_runtime.errors import InputError, shown
+from edgeae_runtime.manifest import FITS
+from edgeae_runtime.pictures import PICTURE_SUFFIXES, load_picture, skipped_in_words
+from edgeae_runtime.pictures import find_pictures as pictures_below
 from numpy.typing import NDArray
 
 from edgeae.data.download import cache_folder
 from edgeae.data.images import Images, ImageSet
 
-MAX_SKIPPED_SHOWN = 10
 _REPORT_EVERY = 1000
+PICTURE_AXES = 2
+"""Height and width."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,12 @@ class PictureOptions:
             raise InputError(f"Got a test share of {self.test_share}, expected a number between 0 and 1, such as 0.1.")
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """All pictures below a folder, in the order of their names; links out of it are not followed."""
-    found = []
-    for root, folders, files in os.walk(folder):
-        folders.sort()
-        found += [Path(root) / name for name in sorted(files) if Path(name).suffix.lower() in PICTURE_SUFFIXES]
-    return [path for path in found if not path.is_symlink()]
+def find_pictures(folder: Path, tell: Callable[[str], None] = lambda notice: None) -> list[Path]:
+    """All pictures below a folder, in the plain order of their names, which decides the split of a set.
+
+    See `edgeae_runtime.pictures.find_pictures`.
+    """
+    return pictures_below(folder, order=str, tell=tell)
 
 
 def read_pictures(
@@ -82,7 +84,7 @@ def read_pictures(
         OSError: the cache cannot be written.
     """
     options, tell = options or PictureOptions(), on_progress or (lambda step: None)
-    files = find_pictures(folder)
+    files = find_pictures(folder, tell)
     if len(files) < 2:
         raise InputError(
             f"The folder {folder} holds {len(files)} pictures, expected at least two, and better some thousands. "
@@ -94,8 +96,7 @@ def read_pictures(
     document = json.loads((cache / "set.json").read_text(encoding="utf-8"))
     skipped, names = document["skipped"], document["class_names"]
     if skipped:
-        more = f" and {len(skipped) - MAX_SKIPPED_SHOWN} more" if len(skipped) > MAX_SKIPPED_SHOWN else ""
-        tell(f"skipped {len(skipped)} broken pictures: {', '.join(skipped[:MAX_SKIPPED_SHOWN])}{more}")
+        tell(skipped_in_words(skipped, len(files)))
     arrays = {name: np.load(cache / f"{name}.npy", mmap_mode="c") for name in ("train", "test")}
     labels = {name: np.array(document["labels"][name], np.int64) for name in ("train", "test")}
     return ImageSet(
@@ -123,7 +124,7 @@ def _prepare(
         everything = np.lib.format.open_memmap(work / "all.npy", "w+", np.uint8, (len(files), *shape))
         for index, (path, pixels) in enumerate(_loaded(files, options), start=1):
             if pixels is None:
-                skipped.append(str(path.relative_to(folder)))
+                skipped.append(shown(path.relative_to(folder)))
             else:
                 everything[len(good)] = pixels
                 good.append(path)
@@ -196,20 +197,25 @@ def as_pixels(array: NDArray[np.generic], name: str) -> Images:
     Raises:
         InputError: another shape, dtype or range.
     """
-    if array.ndim == 3:
-        array = array[:, None]
-    if array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
-        array = array.transpose(0, 3, 1, 2)
-    if array.ndim != 4 or array.shape[1] not in (1, 3) or len(array) < 2:
+    if array.dtype.kind not in "uif":
+        raise InputError(f"{name} holds {array.dtype}, expected uint8, or floating point in [0, 1]. Convert it first.")
+    shape = (
+        guess_shape(array.shape, name, PICTURE_AXES, "Save it as [n, channels, height, width].")
+        if array.ndim > 2
+        else ()
+    )
+    if len(shape) != 3 or shape[0] not in (1, 3) or len(array) < 2:
         raise InputError(
             f"{name} holds an array of shape {list(array.shape)}, expected at least two images: [n, height, width], "
             "[n, channels, height, width] or [n, height, width, channels], with 1 or 3 channels."
         )
-    if array.dtype == np.uint8:
+    array, _ = as_batch(array, shape, name)
+    low, high = array.min(), array.max()
+    if array.dtype == np.uint8 and high != 1:
         return np.ascontiguousarray(array)
-    if array.dtype.kind != "f" or not (array.min() >= 0 and array.max() <= 1):
+    if array.dtype.kind != "f" or not (low >= 0 and high <= 1):
         raise InputError(
-            f"{name} holds {array.dtype} from {array.min():g} to {array.max():g}, expected uint8, or floating point in "
+            f"{name} holds {array.dtype} from {low:g} to {high:g}, expected uint8 in 0..255, or floating point in "
             "[0, 1]. Convert it first."
         )
     pixels: Images = np.rint(array * 255).astype(np.uint8)

@@ -22,12 +22,13 @@ from edgeae_runtime.parity import Check
 from onnx import TensorProto, ValueInfoProto
 
 from edgeae_export.compiler import Compiled
+from edgeae_export.corners import GoldenCorners
 from edgeae_export.executed import executed_layers
 from edgeae_export.fit import Fitted
 from edgeae_export.graph import operator_counts, parameter_count
 from edgeae_export.images import GOLDEN_IMAGES
 from edgeae_export.model_card import model_card
-from edgeae_export.parity import Reference, limit_on_few
+from edgeae_export.parity import COMMON_LIMITS, Int8Limits, Reference, limit_on_few
 from edgeae_export.targets import Target
 
 _TOOLS = ("edgeae", "edgeae-runtime", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
@@ -52,6 +53,10 @@ class BundleContents:
     real_images: bool
     rounding: float
     """Most that the decoder's own rounding of its pixels changes them."""
+    golden_corners: GoldenCorners | None = None
+    """What travels with the bundle beside real images."""
+    limits: Int8Limits = COMMON_LIMITS
+    """What int8 was allowed to cost."""
 
 
 def check_target(out: str | Path, *, overwrite: bool) -> None:
@@ -89,7 +94,7 @@ def write_bundle(contents: BundleContents, out: str | Path, *, overwrite: bool) 
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     try:
         files = {f"{name}.onnx": part.model.SerializeToString() for name, part in contents.parts.items()}
-        files["golden.npz"] = _golden_bytes(contents.reference)
+        files["golden.npz"] = _golden_bytes(contents)
         document = _document(contents, files)
         files[MANIFEST_FILE] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
         manifest = parse_manifest(files[MANIFEST_FILE])
@@ -111,7 +116,11 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
     return {
         "format_version": FORMAT_VERSION,
         "parts": {name: _part(name, part, files, contents) for name, part in contents.parts.items()},
-        "golden": {**_file_record("golden.npz", files), "limits": _golden_limits(contents)},
+        "golden": {
+            **_file_record("golden.npz", files),
+            "limits": _golden_limits(contents),
+            "corners": contents.golden_corners.as_document() if contents.golden_corners else None,
+        },
         "preprocessing": dict(contents.preprocessing),
         "latent": {
             "shape": list(reference.latents.shape[1:]),
@@ -159,6 +168,7 @@ def _quantization(contents: BundleContents) -> dict[str, Any] | None:
         "activations": "uint8, per tensor",
         "weights": "int8, symmetric per channel" if contents.target.per_channel else "int8, asymmetric per tensor",
         "calibration_images": contents.calibration_images,
+        "limits": asdict(contents.limits),
         "parts": {name: _fitted(part.fitted) for name, part in contents.parts.items() if part.fitted},
     }
 
@@ -181,13 +191,14 @@ def _golden_limits(contents: BundleContents) -> dict[str, dict[str, float]]:
         precision["log_variance"] = encoder
     noise, rounding = contents.reference.noise, {"latent": 0.0, "log_variance": 0.0}
     return {
-        output: dict([limit_on_few(kind, noise[output], rounding.get(output, contents.rounding))])
+        output: dict([limit_on_few(kind, noise[output], rounding.get(output, contents.rounding), contents.limits)])
         for output, kind in precision.items()
     }
 
 
-def _golden_bytes(reference: Reference) -> bytes:
-    count = GOLDEN_IMAGES
+def _golden_bytes(contents: BundleContents) -> bytes:
+    """The arrays that the runtime's `bundle.GOLDEN_ARRAYS` and `CORNER_ARRAYS` name."""
+    reference, count = contents.reference, GOLDEN_IMAGES
     buffer = io.BytesIO()
     arrays = {
         "image": reference.images[:count],
@@ -196,6 +207,8 @@ def _golden_bytes(reference: Reference) -> bytes:
     }
     if reference.log_variances is not None:
         arrays["log_variance"] = reference.log_variances[:count]
+    if contents.golden_corners:
+        arrays |= contents.golden_corners.arrays()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 

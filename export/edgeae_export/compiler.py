@@ -19,7 +19,13 @@ from edgeae_export.rewrites import Decision
 from edgeae_export.sites import Sites, find_sites
 from edgeae_export.targets import Target
 
-_QUICK_INPUTS = 64
+_QUICK_INPUTS = 16
+FOR_QUALITY = "in int8 it would cost too much quality"
+"""Why a layer that could run in int8 was put back."""
+
+
+class NothingInInt8Error(InputError):
+    """No layer of a graph would run in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,13 @@ class Compiled:
         return self.fitted.sites.kept if self.fitted else {}
 
 
-def compile_float32(model: onnx.ModelProto, inputs: Float32Array, tolerance: float, target: Target) -> Compiled:
+def compile_float32(
+    model: onnx.ModelProto,
+    inputs: Float32Array,
+    tolerance: float,
+    target: Target,
+    corners: Float32Array | None = None,
+) -> Compiled:
     """Rewrite a part for float32.
 
     Args:
@@ -60,13 +72,20 @@ def compile_float32(model: onnx.ModelProto, inputs: Float32Array, tolerance: flo
         inputs: real inputs, float32 [n, …], to check equality on and to time with.
         tolerance: largest absolute difference from `model` that counts as equal: float32 rounding.
         target: the machine; candidates are timed if it is this one.
+        corners: further inputs to check equality on; see `exact_candidates`.
     """
-    candidates = exact_candidates(model, FLOAT_PLANS, inputs, tolerance)
+    candidates = exact_candidates(model, FLOAT_PLANS, inputs, tolerance, corners)
     name, times = choose({name: each.graph for name, each in candidates.items()}, inputs, target)
     return Compiled(candidates[name].graph, name, candidates[name].decisions, times_us=times)
 
 
-def compile_int8(model: onnx.ModelProto, inputs: Float32Array, tolerance: float, target: Target) -> Compiled:
+def compile_int8(
+    model: onnx.ModelProto,
+    inputs: Float32Array,
+    tolerance: float,
+    target: Target,
+    corners: Float32Array | None = None,
+) -> Compiled:
     """Rewrite a part for int8 and quantise it.
 
     Args:
@@ -74,11 +93,12 @@ def compile_int8(model: onnx.ModelProto, inputs: Float32Array, tolerance: float,
         inputs: calibration inputs, float32 [n, …].
         tolerance: as in `compile_float32`.
         target: the machine.
+        corners: as in `compile_float32`.
 
     Raises:
-        InputError: nothing in the graph runs in int8.
+        NothingInInt8Error: nothing in the graph runs in int8.
     """
-    candidates = exact_candidates(model, INT8_PLANS, inputs, tolerance)
+    candidates = exact_candidates(model, INT8_PLANS, inputs, tolerance, corners)
     sites = {name: find_sites(each.graph) for name, each in candidates.items()}
     quick = {
         name: _quickly_quantized(each.graph, sites[name], inputs, target)
@@ -97,22 +117,31 @@ def keep_in_float(compiled: Compiled, keep: frozenset[str], target: Target) -> C
     """The same part in int8, with some more of its layers in float and everything else as it was.
 
     Raises:
-        InputError: nothing would be left in int8.
+        NothingInInt8Error: nothing would be left in int8.
     """
     assert compiled.fitted is not None
-    sites = find_sites(compiled.rewritten, keep)
-    if not sites.layers:
-        raise _nothing_in_int8(sites)
-    of_tensor = {tensor: limits for group, limits in compiled.fitted.ranges.items() for tensor in group}
+    fitted = with_layers_in_float(compiled.fitted, keep)
+    if not fitted.sites.layers:
+        raise _nothing_in_int8(fitted.sites)
+    return _quantized(replace(compiled, fitted=fitted), target)
+
+
+def with_layers_in_float(fitted: Fitted, keep: frozenset[str]) -> Fitted:
+    """The same fit without some of its layers."""
+    sites = find_sites(fitted.rewritten, keep)
+    kept = {name: FOR_QUALITY if name in keep else why for name, why in sites.kept.items()}
+    of_tensor = {tensor: limits for group, limits in fitted.ranges.items() for tensor in group}
     ranges = {group: of_tensor[group[0]] for group in sites.groups}
-    return _quantized(replace(compiled, fitted=replace(compiled.fitted, sites=sites, ranges=ranges)), target)
+    return replace(fitted, sites=replace(sites, kept=kept), ranges=ranges, returned=tuple(sorted(keep)))
 
 
 def _quantized(compiled: Compiled, target: Target) -> Compiled:
     """Quantise as fitted; a graph that then runs nothing in int8 is an error, not a success."""
     fitted = compiled.fitted
     assert fitted is not None
-    sites, ranges, model = settled(fitted.rewritten, fitted.sites, fitted.ranges, target, fitted.bias_shifts)
+    sites, ranges, model = settled(
+        fitted.rewritten, fitted.sites, fitted.ranges, target, fitted.bias_shifts, fitted.rounded
+    )
     if not sites.layers:
         raise _nothing_in_int8(sites)
     return replace(compiled, model=model, fitted=replace(fitted, sites=sites, ranges=ranges))
@@ -124,9 +153,10 @@ def _quickly_quantized(graph: onnx.ModelProto, sites: Sites, inputs: Float32Arra
     return settled(graph, sites, starting_ranges(graph, sites, histograms, 100.0), target)[2]
 
 
-def _nothing_in_int8(sites: Sites) -> InputError:
+def _nothing_in_int8(sites: Sites) -> NothingInInt8Error:
     reasons = "; ".join(f"{name}: {why}" for name, why in list(sites.kept.items())[:4])
-    return InputError(
-        f"Nothing in the graph would run in int8 ({reasons or 'it has no layers with weights'}). Export it without "
-        "--quantize, or quantise the other part alone with --quantize-part."
+    return NothingInInt8Error(
+        f"Nothing in the graph would run in int8 ({reasons or 'it has no layers with weights'}). Quantise the other "
+        "part alone with --quantize-part, let --quantize auto leave this one in float32, or export with "
+        "--quantize none."
     )

@@ -88,6 +88,14 @@ class GraphEditor:
         sizes = tuple(size for size in self.shape(tensor)[1:] if size is not None)
         return sizes if sizes and len(sizes) == len(self.shape(tensor)) - 1 else None
 
+    def keeps_rows(self, node: NodeProto) -> bool:
+        """Whether a Reshape or Flatten leaves the rows along axis 0 apart: each row of its input is one of its output.
+
+        It often does not: frames are folded into the batch for a convolution, or tokens for a dense layer.
+        """
+        before, after = self.fixed_shape(node.input[0]), self.fixed_shape(node.output[0])
+        return before is not None and after is not None and math.prod(before) == math.prod(after)
+
     # Changes
 
     def add_constant(self, value: Array | np.generic, hint: str) -> str:

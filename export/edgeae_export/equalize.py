@@ -1,35 +1,24 @@
-"""Equalising the ranges of an activation's channels, exactly (Nagel et al. 2019, Data-Free Quantization).
+"""Equalising the ranges of channels, exactly (Nagel et al. 2019, Data-Free Quantization).
 
-One scale serves all channels of an activation, so a channel with a small range uses few of the 255 steps. ReLU and
-LeakyReLU are positively homogeneous, f(x / s) = f(x) / s for s > 0: a channel can be divided by s in the layer before
-and multiplied by s in the layer after, and the graph computes the same.
+One scale serves all channels of an activation, so a channel with a small range uses few of the 255 steps. A channel can
+be divided by s in every layer that writes it and multiplied by s in every layer that reads it, and the graph computes
+the same: between two layers, and along a residual stream, whose sums tie many layers together.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import NodeProto
 
 from edgeae_export.calibration import activations
+from edgeae_export.channel_classes import ChannelClass, channel_classes
 from edgeae_export.editor import Array, GraphEditor, attribute
-from edgeae_export.graph import WEIGHTED_OPS, Float32Array
+from edgeae_export.graph import Float32Array
+from edgeae_export.probe import Probe
 
-HOMOGENEOUS = ("Relu", "LeakyRelu")
 SMALLEST = 1e-3
 """Smallest scale of a channel: one that never fires must not make weights without bound."""
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A layer, its activation, and the one layer that reads it."""
-
-    before: NodeProto
-    activation: NodeProto
-    after: NodeProto
-    channels: int
 
 
 def equalize(model: onnx.ModelProto, inputs: Float32Array, strength: float) -> onnx.ModelProto:
@@ -39,97 +28,94 @@ def equalize(model: onnx.ModelProto, inputs: Float32Array, strength: float) -> o
         model: a folded float32 graph, before its layers are split or shuffled.
         inputs: calibration inputs, float32 [n, …].
         strength: 0 leaves the graph as it is; 1 gives every channel the same range, at the weights' expense.
+
+    Returns:
+        The equalised graph; the given one where that cannot be made, or computes something else on real inputs or on
+        corners.
     """
     editor = GraphEditor(model)
-    pairs = _pairs(editor)
-    if strength == 0 or not pairs:
+    classes = channel_classes(editor)
+    if strength == 0 or not classes:
         return model
-    largest = _largest(model, pairs, inputs)
-    for pair in pairs:
-        peak = largest[pair.activation.output[0]]
+    try:
+        equalized = _equalized(editor, classes, _peaks(model, classes, inputs), strength)
+    except Exception:  # a form of graph that was not foreseen: it stays as it is
+        return model
+    return model if Probe(model, inputs).difference(equalized) else equalized
+
+
+def _equalized(
+    editor: GraphEditor, classes: list[ChannelClass], peaks: list[Array], strength: float
+) -> onnx.ModelProto:
+    for each, peak in zip(classes, peaks, strict=True):
         scale = np.maximum((peak / max(float(peak.max()), 1e-30)) ** strength, SMALLEST)
-        _divide_outputs(editor, pair.before, scale)
-        _multiply_inputs(editor, pair.after, scale)
+        for node in each.writers:
+            _divide_outputs(editor, node, scale)
+        for node in each.shifts:
+            _divide_constant(editor, node, scale)
+        for node in each.readers:
+            _multiply_inputs(editor, node, scale)
     return editor.finish()
 
 
 def equalizable(model: onnx.ModelProto) -> bool:
     """Whether `equalize` would change the graph at all."""
-    return bool(_pairs(GraphEditor(model)))
+    return bool(channel_classes(GraphEditor(model)))
 
 
-def _pairs(editor: GraphEditor) -> list[_Pair]:
-    return [pair for node in editor.of_type(*HOMOGENEOUS) if (pair := _pair(editor, node)) is not None]
-
-
-def _pair(editor: GraphEditor, node: NodeProto) -> _Pair | None:
-    before = editor.producer(node.input[0])
-    after = editor.only_consumer(node.output[0])
-    if after is not None and after.op_type in ("Reshape", "Flatten"):
-        after = editor.only_consumer(after.output[0])
-    if before is None or after is None or editor.only_consumer(before.output[0]) is not node:
-        return None
-    if not _has_plain_weights(editor, before) or not _has_plain_weights(editor, after):
-        return None
-    if after.input[0] not in _readable_from(editor, node.output[0]):
-        return None
-    outputs, inputs = _outputs(editor, before), _inputs(editor, after)
-    channels = min(outputs, inputs)
-    return None if max(outputs, inputs) % channels else _Pair(before, node, after, channels)
-
-
-def _readable_from(editor: GraphEditor, tensor: str) -> set[str]:
-    """The tensor itself, and what one reshape makes of it."""
-    return {tensor, *(node.output[0] for node in editor.consumers(tensor))}
-
-
-def _has_plain_weights(editor: GraphEditor, node: NodeProto) -> bool:
-    if node.op_type not in WEIGHTED_OPS or node.op_type == "MatMul" or attribute(node, "group", 1) != 1:
-        return False
-    scaled = attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1 or attribute(node, "transA", 0)
-    return not scaled and all(editor.constant(tensor) is not None for tensor in node.input[1:] if tensor)
-
-
-def _axes(node: NodeProto) -> tuple[int, int]:
-    """The axes of the weight that stand for outputs and for inputs."""
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
-        return 0, 1
-    return 1, 0
-
-
-def _outputs(editor: GraphEditor, node: NodeProto) -> int:
-    return int(editor.constants[node.input[1]].shape[_axes(node)[0]])
-
-
-def _inputs(editor: GraphEditor, node: NodeProto) -> int:
-    return int(editor.constants[node.input[1]].shape[_axes(node)[1]])
-
-
-def _largest(model: onnx.ModelProto, pairs: list[_Pair], inputs: Float32Array) -> dict[str, Array]:
-    """The largest magnitude of every channel, streamed; a flat activation holds its channels one after the other."""
-    channels = {pair.activation.output[0]: pair.channels for pair in pairs}
-    largest: dict[str, Array] = {name: np.zeros(count) for name, count in channels.items()}
-    for values in activations(model, list(channels), inputs):
-        for name, value in values.items():
-            peaks = np.abs(value).reshape(len(value), channels[name], -1).max(axis=(0, 2))
-            largest[name] = np.maximum(largest[name], peaks)
-    return largest
+def _peaks(model: onnx.ModelProto, classes: list[ChannelClass], inputs: Float32Array) -> list[Array]:
+    """The largest magnitude of every channel in what the layers read, streamed."""
+    read = [list(dict.fromkeys(str(node.input[0]) for node in each.readers)) for each in classes]
+    peaks: list[Array] = [np.zeros(each.channels) for each in classes]
+    for values in activations(model, [tensor for tensors in read for tensor in tensors], inputs):
+        for index, tensors in enumerate(read):
+            for tensor in tensors:
+                value = np.abs(values[tensor])
+                rows = value.reshape(len(value), classes[index].channels, -1)  # a flat map: channel after channel
+                peaks[index] = np.maximum(peaks[index], rows.max(axis=(0, 2)))
+    return peaks
 
 
 def _divide_outputs(editor: GraphEditor, node: NodeProto, scale: Array) -> None:
-    axis = _axes(node)[0]
-    _scale(editor, node, 1, 1 / scale, axis)
+    groups = attribute(node, "group", 1)
+    if node.op_type == "ConvTranspose":  # weight [inputs, outputs / groups, ...]: each group of inputs has its outputs
+        _scale_groups(editor, node, 1 / scale, groups, axis=1)
+    else:
+        axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+        _scale(editor, node, 1, 1 / scale, axis)
     if len(node.input) > 2 and node.input[2]:
-        _scale(editor, node, 2, 1 / scale, 0)
+        _scale(editor, node, 2, 1 / scale, editor.constants[node.input[2]].ndim - 1)
 
 
 def _multiply_inputs(editor: GraphEditor, node: NodeProto, scale: Array) -> None:
-    _scale(editor, node, 1, scale, _axes(node)[1])
+    if node.op_type == "Conv":  # weight [outputs, inputs / groups, ...]: each group of outputs has its inputs
+        _scale_groups(editor, node, scale, attribute(node, "group", 1), axis=1)
+    else:
+        _scale(editor, node, 1, scale, 1 if attribute(node, "transB", 0) else 0)
+
+
+def _divide_constant(editor: GraphEditor, node: NodeProto, scale: Array) -> None:
+    index = next(index for index, tensor in enumerate(node.input) if editor.constant(tensor) is not None)
+    value = editor.constants[node.input[index]]
+    _scale(editor, node, index, 1 / scale, next(a for a in range(value.ndim) if value.shape[a] == value.size))
+
+
+def _scale_groups(editor: GraphEditor, node: NodeProto, factor: Array, groups: int, axis: int) -> None:
+    """Scale an axis that counts anew in each of the groups that the first axis is cut into."""
+    value = editor.constants[node.input[1]]
+    factors = factor.reshape(groups, *(-1 if each == axis else 1 for each in range(value.ndim)))
+    grouped = value.reshape(groups, value.shape[0] // groups, *value.shape[1:]) * factors
+    _replace(editor, node, 1, grouped.reshape(value.shape).astype(value.dtype))
 
 
 def _scale(editor: GraphEditor, node: NodeProto, index: int, factor: Array, axis: int) -> None:
     value = editor.constants[node.input[index]]
+    if value.shape[axis] == 1:
+        value = np.repeat(value, len(factor), axis)  # one bias for all
     repeated = np.repeat(factor, value.shape[axis] // len(factor))
     shape = [-1 if each == axis else 1 for each in range(value.ndim)]
-    scaled = (value * repeated.reshape(shape)).astype(value.dtype)
-    node.input[index] = editor.add_constant(scaled, f"{node.input[index]}_equalized")
+    _replace(editor, node, index, (value * repeated.reshape(shape)).astype(value.dtype))
+
+
+def _replace(editor: GraphEditor, node: NodeProto, index: int, value: Array) -> None:
+    node.input[index] = editor.add_constant(value, f"{node.input[index]}_equalized")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from edgeae_runtime.arrays import Float32Array, as_images
@@ -11,6 +12,8 @@ from edgeae_runtime.errors import InputError
 from edgeae_runtime.manifest import TensorSpec
 from edgeae_runtime.parity import BATCH_SIZES
 from numpy.typing import NDArray
+
+T = TypeVar("T", bound=np.generic)
 
 CALIBRATION_IMAGES = 1024
 """Enough that the ranges of these layers settle; more only takes longer."""
@@ -32,6 +35,12 @@ class ExportImages:
     """Whether they are the user's images, and not noise."""
     bounded: bool = True
     """Whether their values lie in [0, 1]."""
+    calibration_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Which of the given images `calibration` holds."""
+    held_out_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """The same of `held_out`; of the calibration images, where they were held out from these."""
+    apart: bool = True
+    """Whether the held-out images were given apart from the calibration images."""
 
 
 def choose_images(
@@ -62,27 +71,37 @@ def choose_images(
             f"Got {len(calibration)} calibration images, expected at least two, and better some hundreds: ranges "
             "taken from less would fit nothing else."
         )
+    apart, first = held_out is not None, 0
     if calibration is not None and held_out is None:
-        split = len(calibration) - min(max(len(calibration) // 10, 1), HELD_OUT_IMAGES)
-        calibration, held_out = calibration[:split], calibration[split:]
+        first = len(calibration) - min(max(len(calibration) // 10, 1), HELD_OUT_IMAGES)
+        calibration, held_out = calibration[:first], calibration[first:]
     assert held_out is not None
     most = max(MOST_BYTES // (4 * math.prod(image_shape)), GOLDEN_IMAGES)
     chosen = calibration if calibration is not None else held_out[:0]
+    rows = _rows(len(chosen), min(CALIBRATION_IMAGES, most))
+    measured = _rows(len(held_out), min(HELD_OUT_IMAGES, most))
     return ExportImages(
-        calibration=_pick(chosen, min(CALIBRATION_IMAGES, most), spec) if len(chosen) else _pick(held_out, 1, spec)[:0],
-        held_out=_at_least(_pick(held_out, min(HELD_OUT_IMAGES, most), spec), GOLDEN_IMAGES),
+        calibration=_pick(chosen, rows, spec) if len(chosen) else _pick(held_out, measured[:1], spec)[:0],
+        held_out=at_least(_pick(held_out, measured, spec), GOLDEN_IMAGES),
         real=True,
         bounded=limits is not None,
+        calibration_rows=rows,
+        held_out_rows=at_least(measured + first, GOLDEN_IMAGES),
+        apart=apart,
     )
 
 
-def _pick(images: NDArray[np.uint8] | Float32Array, count: int, spec: TensorSpec) -> Float32Array:
-    """At most `count` images, evenly spread, as float32: only these are ever converted."""
-    chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
-    batch, _ = as_images(images[chosen], spec)
+def _rows(given: int, count: int) -> NDArray[np.int64]:
+    """At most `count` of so many, evenly spread."""
+    return np.linspace(0, given - 1, min(count, given)).astype(np.int64)
+
+
+def _pick(images: NDArray[np.uint8] | Float32Array, rows: NDArray[np.int64], spec: TensorSpec) -> Float32Array:
+    """Some images as float32: only these are ever converted."""
+    batch, _ = as_images(images[rows], spec)
     return batch
 
 
-def _at_least(images: Float32Array, count: int) -> Float32Array:
-    """Repeat the images until every batch size of the parity check can be filled."""
-    return images if len(images) >= count else np.resize(images, (count, *images.shape[1:]))
+def at_least(rows: NDArray[T], count: int) -> NDArray[T]:
+    """Repeat rows until every batch size of the parity check can be filled."""
+    return rows if len(rows) >= count else np.resize(rows, (count, *rows.shape[1:]))

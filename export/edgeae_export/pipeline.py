@@ -18,13 +18,26 @@ from torch import nn
 
 from edgeae_export.adapters import adapt, known_shape
 from edgeae_export.bundle import BundleContents, check_target, write_bundle
-from edgeae_export.compiler import Compiled, compile_float32, compile_int8
+from edgeae_export.calibration_set import remarks, without_glitches
+from edgeae_export.compiler import Compiled, compile_float32
+from edgeae_export.corners import (
+    corner_checks,
+    finite_on_corners,
+    golden_corners,
+    output_peaks,
+    output_runs,
+    torch_corners,
+)
 from edgeae_export.graph import Float32Array, operator_counts, runner
 from edgeae_export.halves import Half
-from edgeae_export.images import ExportImages, choose_images
-from edgeae_export.max_drop import MaxDrop, hold_limit
+from edgeae_export.images import choose_images
+from edgeae_export.int8 import MODES, Quantized, Request
+from edgeae_export.int8 import quantize_parts as compile_in_int8
+from edgeae_export.max_drop import MaxDrop
 from edgeae_export.parity import (
+    COMMON_LIMITS,
     NOISE_FACTOR,
+    Int8Limits,
     Reference,
     check_parity,
     in_large_batches,
@@ -34,14 +47,17 @@ from edgeae_export.parity import (
 from edgeae_export.pixels import HALF_STEP, PIXELS, emit_uint8
 from edgeae_export.plans import AS_IT_IS
 from edgeae_export.simplify import SimplifyReport, simplify
-from edgeae_export.targets import Target, choose_target
+from edgeae_export.soundness import refuse_broken_outputs, refuse_broken_weights, refuse_neighbours
+from edgeae_export.targets import choose_target
 from edgeae_export.trace import trace
 from edgeae_export.value_range import ValueRange
-from edgeae_export.verdict import Comparison, compare_with_float, verdict
+from edgeae_export.verdict import Comparison, verdict
 
-QUANTIZE = ("none", "int8")
+QUANTIZE = ("none", *MODES)
 MAX_PSNR_DB = 200.0
 """What a PSNR without any difference is written as: JSON has no infinity."""
+MAX_RISE = 1e6
+"""The same of the rise of an error that was nothing."""
 
 
 class ExportableAutoencoder(Protocol):
@@ -100,7 +116,7 @@ class ExportReport:
     comparisons: list[Comparison]
     """The int8 parts against float32, on this machine; empty for a float32 export."""
     verdict: str
-    """One sentence on size, speed and quality; empty for a float32 export."""
+    """On size, speed and quality, and what was left in float; empty where no int8 was asked for."""
     notices: list[str]
     """What the user should know about the model that was given; usually empty."""
 
@@ -132,15 +148,19 @@ def export(
         model: a torch module with encode and decode methods or encoder and decoder submodules, a pair of modules, or
             an object that also brings its shapes. Eval mode; it is copied, not changed.
         out: the bundle's folder.
-        quantize: `"none"` or `"int8"`.
+        quantize: `"none"`; `"int8"`, but for a part that would be both slower here and no smaller; or `"auto"`, each
+            part in the form that is fastest here and holds the limits, float32 included (for another target, int8 where
+            it holds them and is smaller).
         calibration: real training images, uint8 or float in [0, 1], [n, channels, height, width]; required for int8.
             Signals and rows are floating point, [n, …], of any finite values.
         held_out: real images that training did not see, to measure parity on.
         target: the machine to compile for, one of `TARGETS`. `host` is this one, with candidates timed; any other gives
             the same bytes every time.
         quantize_parts: the parts that `int8` applies to.
-        max_drop: what int8 may cost, as `"45dB"` (PSNR of the reconstructions against float32) or `"0.05%"` (rise of
-            the reconstruction error); the layers that hurt most stay in float until it holds.
+        max_drop: what int8 may cost over the held-out images, instead of the common limits (30 dB, and a rise of 5 %
+            unless that is invisible), stricter or laxer: `"45dB"`, PSNR of the reconstructions against float32, however
+            much their error rises, or `"0.05%"`, rise of the reconstruction error. The layers that hurt most for
+            their work stay in float until it holds.
         pixels: what the decoder gives, `"float32"` in [0, 1] or `"uint8"`.
         image_shape, encoder, decoder, outputs, decoder_arguments: see `edgeae_export.adapters.adapt`.
         value_range: what the model's own images look like, where that is not [0, 1]: the bundle's are.
@@ -156,11 +176,16 @@ def export(
     tell = on_stage or (lambda stage: None)
     machine = choose_target(target)
     _check_arguments(quantize, calibration, quantize_parts, pixels, rewrites)
-    limit = MaxDrop.parse(max_drop) if max_drop is not None else None
+    limits = MaxDrop.parse(max_drop).limits if max_drop is not None else COMMON_LIMITS
     check_target(out, overwrite=overwrite)
     shape = known_shape(model, image_shape, calibration if held_out is None else held_out)
     value_range = value_range or ValueRange.default(shape)
+    refuse_broken_weights(model, encoder, decoder)
     images = choose_images(shape, calibration, held_out, (0.0, 1.0) if value_range.bounded else None)
+    notices: list[str] = []
+    if quantize != "none":
+        images, notices = without_glitches(images)
+        notices += remarks(images)
     adapted = adapt(
         model,
         images.held_out if images.real else None,
@@ -187,20 +212,35 @@ def export(
         "encoder": max(reference.noise["latent"], reference.noise.get("log_variance", 0.0)),
         "decoder": reference.noise["image"],
     }
+    outputs_of = {"encoder": reference.encoded, "decoder": (reference.decoded,)}
+    for name in PARTS:
+        refuse_broken_outputs(name, modules[name], inputs[name], outputs_of[name])
+        refuse_neighbours(name, modules[name], inputs[name], outputs_of[name], noise[name])
+    corners = torch_corners(modules["encoder"], modules["decoder"], reference, value_range.bounded)
+    corner_inputs = {"encoder": corners.images, "decoder": corners.latents}
 
     parts: dict[str, PartReport] = {}
     for name in PARTS:
         tell(f"trace and simplify the {name}")
-        traced = trace(modules[name], torch.from_numpy(inputs[name][: BATCH_SIZES[-1]]), *names[name])
-        simplified, simplification = simplify(traced, inputs[name][:13], noise[name])
+        example = np.concatenate([inputs[name][: BATCH_SIZES[-1]], corner_inputs[name]])
+        traced = trace(modules[name], torch.from_numpy(example), *names[name])
+        simplified, simplification = simplify(traced, inputs[name], noise[name], corner_inputs[name])
         float32 = Compiled(simplified, AS_IT_IS.name, [])
         if rewrites:
             tell(f"rewrite the {name} for {machine.name}")
-            float32 = compile_float32(simplified, inputs[name], NOISE_FACTOR * noise[name], machine)
+            float32 = compile_float32(
+                simplified, inputs[name], NOISE_FACTOR * noise[name], machine, corner_inputs[name]
+            )
         parts[name] = PartReport(simplification, simplified, float32)
-    float_parts = parts
-    if quantize == "int8":
-        parts = _quantized(parts, quantize_parts, images, noise, machine, limit, tell)
+    quantized = Quantized({name: part.compiled for name, part in parts.items()}, [], [])
+    if quantize != "none":
+        request = Request(quantize, quantize_parts, limits, max_drop is not None, machine)
+        simplified_graphs = {name: part.simplified for name, part in parts.items()}
+        quantized = compile_in_int8(
+            simplified_graphs, quantized.parts, reference, images, noise, corner_inputs, request, tell
+        )
+        parts = {name: replace(part, compiled=quantized.parts[name]) for name, part in parts.items()}
+    before_pixels = {name: part.model for name, part in parts.items()}
     rounding = 0.0
     if pixels == "uint8":
         part, rounding = parts["decoder"], HALF_STEP
@@ -210,8 +250,11 @@ def export(
     tell("check parity with torch")
     graphs = {name: part.model for name, part in parts.items()}
     precision = {name: part.compiled.precision for name, part in parts.items()}
-    checks, quality = _checked(reference, graphs, precision, rounding)
-    require(checks, "Nothing was written. Look at the layer that differs, or export without --quantize.")
+    checks, quality = _checked(reference, graphs, precision, rounding, limits)
+    runs, kinds = output_runs(graphs, precision)
+    peaks = output_peaks(reference, value_range.bounded)
+    checks += [*corner_checks(corners, runs, kinds, rounding, peaks), finite_on_corners(corners, before_pixels)]
+    require(checks, _advice(precision))
 
     tell("write the bundle")
     contents = BundleContents(
@@ -220,60 +263,43 @@ def export(
         checks=checks,
         quality=quality,
         target=machine,
-        calibration_images=len(images.calibration) if quantize == "int8" else 0,
+        calibration_images=len(images.calibration) if "int8" in precision.values() else 0,
         preprocessing={**adapted.preprocessing, "model_range": value_range.as_document()},
         prior=adapted.prior,
         bounded=value_range.bounded,
         real_images=images.real,
         rounding=rounding,
+        golden_corners=golden_corners(corners, runs, kinds, rounding, peaks),
+        limits=limits,
     )
     manifest = write_bundle(contents, out, overwrite=overwrite)
-    comparisons: list[Comparison] = []
-    if quantize == "int8":
-        tell("time int8 against float32")
-        comparisons = [
-            compare_with_float(name, part.simplified, float_parts[name].model, part.model, inputs[name])
-            for name, part in parts.items()
-            if part.compiled.precision == "int8"
-        ]
-    sentence = verdict(comparisons, quality) if comparisons else ""
-    notices = [adapted.notice] if adapted.notice else []
-    return ExportReport(Path(out), parts, checks, manifest, comparisons, sentence, notices)
+    sentence = verdict(quantized.comparisons, quality, quantized.told) if quantize != "none" else ""
+    notices = [notice for notice in (adapted.notice, corners.notice, *notices) if notice]
+    return ExportReport(Path(out), parts, checks, manifest, quantized.comparisons, sentence, notices)
 
 
-def _quantized(
-    parts: dict[str, PartReport],
-    wanted: Sequence[str],
-    images: ExportImages,
-    noise: Mapping[str, float],
-    machine: Target,
-    limit: MaxDrop | None,
-    tell: Callable[[str], None],
-) -> dict[str, PartReport]:
-    """The wanted parts in int8; the decoder is calibrated on the latents the encoder gives for the same images."""
-    encode = runner(parts["encoder"].simplified)
-    inputs = {"encoder": images.calibration, "decoder": in_large_batches(encode, images.calibration)}
-    compiled = {name: part.compiled for name, part in parts.items()}
-    for name in wanted:
-        tell(f"quantise the {name} to int8, calibrated on {len(inputs[name])} images")
-        compiled[name] = compile_int8(parts[name].simplified, inputs[name], NOISE_FACTOR * noise[name], machine)
-    if limit is not None:
-        tell("leave layers in float until --max-drop holds")
-        peak = 1.0 if images.bounded else float(np.ptp(images.calibration))
-        compiled = hold_limit(compiled, limit, images.calibration, machine, peak)
-    return {name: replace(part, compiled=compiled[name]) for name, part in parts.items()}
+def _advice(precision: Mapping[str, str]) -> str:
+    if "int8" in precision.values():
+        return "Nothing was written. Change what int8 may cost with --max-drop, or export with --quantize none."
+    return "Nothing was written. Look at the layer that differs."
 
 
 def _checked(
-    reference: Reference, graphs: Mapping[str, onnx.ModelProto], precision: Mapping[str, str], rounding: float
+    reference: Reference,
+    graphs: Mapping[str, onnx.ModelProto],
+    precision: Mapping[str, str],
+    rounding: float,
+    limits: Int8Limits,
 ) -> tuple[list[Check], dict[str, float]]:
     """The checks, and the figures of quality that the bundle quotes."""
     encode, decode = runner(graphs["encoder"]), runner(graphs["decoder"])
     second = runner(graphs["encoder"], output=1) if reference.log_variances is not None else None
-    checks = check_parity(reference, encode, decode, precision, rounding, second)
+    checks = check_parity(reference, encode, decode, precision, rounding, second, limits)
     decoded = in_large_batches(lambda images: decode(encode(images)), reference.images)
     latents = in_large_batches(encode, reference.images)
     spread = float(np.mean(np.ptp(reference.latents, axis=0)))
+    broken = sum(int((~np.isfinite(each)).sum()) for each in (latents, decoded))
+    checks.append(Check(f"numbers not finite, {len(decoded)} held out", "count", broken, 0))
     return checks, {
         "decoder_psnr_db": min(
             psnr(reference.decoded, in_large_batches(decode, reference.latents), reference.image_peak), MAX_PSNR_DB
@@ -281,15 +307,16 @@ def _checked(
         "latent_error": float(np.mean(np.abs(latents - reference.latents))) / max(spread, 1e-12),
         "reconstruction_mse_torch": mse(reference.images, reference.decoded),
         "reconstruction_mse": mse(reference.images, decoded),
-        "reconstruction_error_rise": reconstruction_rise(reference.images, reference.decoded, decoded),
-        "decoder_error_rise": reconstruction_rise(
-            reference.images, reference.decoded, in_large_batches(decode, reference.latents)
+        "reconstruction_error_rise": min(reconstruction_rise(reference.images, reference.decoded, decoded), MAX_RISE),
+        "decoder_error_rise": min(
+            reconstruction_rise(reference.images, reference.decoded, in_large_batches(decode, reference.latents)),
+            MAX_RISE,
         ),
     }
 
 
 def _check_arguments(quantize: str, calibration: object, parts: Sequence[str], pixels: str, rewrites: bool) -> None:
-    if quantize == "int8" and not rewrites:
+    if quantize != "none" and not rewrites:
         raise InputError("Got rewrites=False with int8, expected float32: most layers have no int8 kernel as they are.")
     if pixels not in PIXELS:
         raise InputError(f"Got pixels={pixels!r}, expected one of {', '.join(PIXELS)}.")
@@ -298,7 +325,7 @@ def _check_arguments(quantize: str, calibration: object, parts: Sequence[str], p
         raise InputError(f"Got parts {list(parts)} to quantise, expected some of {', '.join(PARTS)}.")
     if quantize not in QUANTIZE:
         raise InputError(f"Got quantize={quantize!r}, expected one of {', '.join(QUANTIZE)}.")
-    if quantize == "int8" and calibration is None:
+    if quantize in MODES and calibration is None:
         raise InputError(
             "int8 needs calibration images and got none. Give real images, as calibration=images in Python or "
             "--calibration on the command line: ranges calibrated on noise would be wrong."

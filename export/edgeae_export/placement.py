@@ -14,7 +14,7 @@ import onnx
 from edgeae_export.calibration import Range
 from edgeae_export.editor import Array
 from edgeae_export.executed import float_despite_pairs
-from edgeae_export.quantize import quantize
+from edgeae_export.quantize import QuantizedWeight, quantize
 from edgeae_export.sites import Sites, without
 from edgeae_export.targets import Target
 
@@ -27,6 +27,7 @@ def settled(
     ranges: Mapping[tuple[str, ...], Range],
     target: Target,
     bias_shifts: Mapping[str, Array] | None = None,
+    rounded: Mapping[str, QuantizedWeight] | None = None,
 ) -> tuple[Sites, dict[tuple[str, ...], Range], onnx.ModelProto]:
     """Quantise, and leave in float what would run in float.
 
@@ -36,6 +37,7 @@ def settled(
         ranges: the range of each group of activations.
         target: what the weights look like.
         bias_shifts: per layer, what to add to its bias.
+        rounded: per layer, its weight as it is rounded.
 
     Returns:
         The places that remain, their ranges, and the int8 graph: every layer of the first runs in int8 in the last, on
@@ -44,7 +46,7 @@ def settled(
     of_tensor = {tensor: limits for group, limits in ranges.items() for tensor in group}
     remaining = dict(ranges)
     while True:
-        quantized = quantize(model, sites, remaining, target, bias_shifts)
+        quantized = quantize(model, sites, remaining, target, bias_shifts, rounded)
         unfit = float_despite_pairs(quantized, sites.layers)
         if not unfit:
             return sites, remaining, quantized

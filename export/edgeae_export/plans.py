@@ -8,7 +8,7 @@ estimate for a machine that is elsewhere, and by timing on this one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -28,12 +28,14 @@ from edgeae_export.rewrites import (
     split_phases,
     subpixel,
     to_gemm,
+    widen_outputs,
 )
 from edgeae_export.rewrites.below_shuffle import obstacle_to_merging
 from edgeae_export.rewrites.col2im import obstacle_to_columns
 from edgeae_export.small_parts import layers_after
 
-Rewrite = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[Decision]]]
+Step = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[Decision]]]
+"""One rewrite."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Plan:
     rows: bool = False
     columns: bool = False
     channels_last: bool = False
+    wide: bool = False
+    left_out: frozenset[str] = frozenset()
+    """Rewrites that were found to change the outputs of this graph, by the names that `steps_of` gives them."""
 
 
 FOLDED = Plan("folded")
@@ -60,36 +65,58 @@ FLOAT_PLANS = (
 )
 """The first is the estimate: it measured fastest for decoders of one to three output channels."""
 INT8_PLANS = (
-    Plan("sub-pixel by rows", subpixel="all", resize=True, rows=True, columns=True, channels_last=True),
-    Plan("sub-pixel", subpixel="all", resize=True, columns=True, channels_last=True),
-    Plan("sub-pixel, resize kept", subpixel="all", rows=True, columns=True, channels_last=True),
+    Plan("sub-pixel by rows", subpixel="all", resize=True, rows=True, columns=True, channels_last=True, wide=True),
+    Plan("sub-pixel", subpixel="all", resize=True, columns=True, channels_last=True, wide=True),
+    Plan("sub-pixel, resize kept", subpixel="all", rows=True, columns=True, channels_last=True, wide=True),
     FOLDED,
 )
 
 
+FOLDING: Mapping[str, Step] = {
+    "matmul_bias": join_bias,
+    "batchnorm": fold_batchnorm,
+    "single_position": to_gemm,
+    "heads": merge_heads,
+    "affine_folding": fold_affine,
+}
+"""What always helps: biases, batch norms, single positions, heads and affine layers."""
+
+
 def fold(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
-    """What always helps: biases, batch norms, single positions, heads and affine layers."""
-    return _apply(model, [join_bias, fold_batchnorm, to_gemm, merge_heads, fold_affine])
+    """Apply `FOLDING`."""
+    return apply(model, FOLDING.values())
 
 
 def rewrite(model: onnx.ModelProto, plan: Plan) -> tuple[onnx.ModelProto, list[Decision]]:
     """Apply a plan to a folded graph."""
-    steps: list[Rewrite] = []
-    if plan.resize:
-        steps.append(resize_to_phases)
-    if plan.subpixel != "none":
-        merging = mergeable(model)
-        only = merging if plan.subpixel == "merging" else None
-        if plan.columns:
-            only = frozenset(node.name for node in GraphEditor(model).of_type("ConvTranspose")) - last_columns(model)
-        steps += [lambda graph: subpixel(graph, only, merging), move_below_shuffle]
-    if plan.rows:
-        steps.append(split_phases)
-    if plan.columns:
-        steps.append(split_col2im)
-    if plan.channels_last:
-        steps.append(channels_last)
-    return _apply(model, steps)
+    return apply(model, steps_of(model, plan).values())
+
+
+def steps_of(model: onnx.ModelProto, plan: Plan) -> dict[str, Step]:
+    """A plan's rewrites of a folded graph by name, in their order, without those that the plan leaves out."""
+    merging = mergeable(model) if plan.subpixel != "none" else frozenset[str]()
+    only = merging if plan.subpixel == "merging" else None
+    if plan.columns and "col2im" not in plan.left_out:
+        only = frozenset(node.name for node in GraphEditor(model).of_type("ConvTranspose")) - last_columns(model)
+    wanted: dict[str, tuple[bool, Step]] = {
+        "resize_phases": (plan.resize, resize_to_phases),
+        "subpixel": (plan.subpixel != "none", lambda graph: subpixel(graph, only, merging)),
+        "below_shuffle": (plan.subpixel != "none", move_below_shuffle),
+        "phase_split": (plan.rows, split_phases),
+        "col2im": (plan.columns, split_col2im),
+        "channels_last": (plan.channels_last, channels_last),
+        "wide_outputs": (plan.wide, widen_outputs),
+    }
+    return {name: step for name, (taken, step) in wanted.items() if taken and name not in plan.left_out}
+
+
+def apply(model: onnx.ModelProto, steps: Iterable[Step]) -> tuple[onnx.ModelProto, list[Decision]]:
+    """Rewrites one after the other, with all their decisions."""
+    decisions: list[Decision] = []
+    for step in steps:
+        model, made = step(model)
+        decisions += made
+    return model, decisions
 
 
 def mergeable(model: onnx.ModelProto) -> frozenset[str]:
@@ -118,11 +145,3 @@ def _merges(editor: GraphEditor, node: NodeProto) -> bool:
     if reader is None or reader.op_type != "Conv" or len(set(strides)) != 1 or strides[0] == 1:
         return False
     return not obstacle_to_merging(editor, reader, strides[0])
-
-
-def _apply(model: onnx.ModelProto, steps: list[Rewrite]) -> tuple[onnx.ModelProto, list[Decision]]:
-    decisions: list[Decision] = []
-    for step in steps:
-        model, made = step(model)
-        decisions += made
-    return model, decisions

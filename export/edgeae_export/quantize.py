@@ -59,6 +59,7 @@ def quantize(
     ranges: Mapping[tuple[str, ...], Range],
     target: Target,
     bias_shifts: Mapping[str, Array] | None = None,
+    rounded: Mapping[str, QuantizedWeight] | None = None,
 ) -> onnx.ModelProto:
     """Insert the QDQ pairs.
 
@@ -68,6 +69,7 @@ def quantize(
         ranges: the range of each group of activations.
         target: what the weights should look like.
         bias_shifts: per layer, what to add to its bias.
+        rounded: per layer, its weight as `round_weights` rounds it; to the nearest step by default.
 
     Returns:
         A graph of standard operators; opset and inputs and outputs as before.
@@ -78,9 +80,9 @@ def quantize(
     scales = {tensor: ActivationScale.of(*ranges[group]) for group in sites.groups for tensor in group}
     layers = [node for node in editor.nodes if node.name in set(sites.layers)]
     scale_of = {node.name: scales[origins(editor, node.input[0])[0]] for node in layers}
-    inserter.activations(scales, layers)
+    inserter.activations(scales, layers, sites.float_sums)
     for node in layers:
-        inserter.layer(node, scale_of[node.name], (bias_shifts or {}).get(node.name))
+        inserter.layer(node, scale_of[node.name], (bias_shifts or {}).get(node.name), (rounded or {}).get(node.name))
     return store_in_half(editor.finish())
 
 
@@ -120,7 +122,9 @@ class _Inserter:
         self._parameters: dict[ActivationScale, tuple[str, str]] = {}
         self._stored: dict[tuple[object, ...], str] = {}
 
-    def activations(self, scales: Mapping[str, ActivationScale], layers: list[NodeProto]) -> None:
+    def activations(
+        self, scales: Mapping[str, ActivationScale], layers: list[NodeProto], float_sums: frozenset[str]
+    ) -> None:
         """Quantise every origin, let what only moves elements move bytes, and dequantise for each reader."""
         editor, is_layer = self.editor, {node.name for node in layers}
         scales = {self._behind_output(tensor): scale for tensor, scale in scales.items()}
@@ -146,6 +150,8 @@ class _Inserter:
                     source = in_bytes[tensor]
                 elif reader.name in is_layer:
                     source = self.dequantize(in_bytes[tensor], scale, tensor)
+                elif tensor in float_sums:
+                    continue
                 else:
                     source = shared = shared or self.dequantize(in_bytes[tensor], scale, tensor)
                 for index in indices:
@@ -176,7 +182,9 @@ class _Inserter:
         del node.input[:]
         node.input.extend([*pads, value])
 
-    def layer(self, node: NodeProto, input_scale: ActivationScale, shift: Array | None) -> None:
+    def layer(
+        self, node: NodeProto, input_scale: ActivationScale, shift: Array | None, rounded: QuantizedWeight | None
+    ) -> None:
         """Quantise the weight and the bias of one layer."""
         weight = self.editor.constants[node.input[1]]
         bias = self.editor.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else None
@@ -191,6 +199,8 @@ class _Inserter:
             bias = bias if shift is None else bias + shift
         smallest = None if bias is None else np.abs(bias) / (float(input_scale.scale) * _BIAS_LIMIT)
         quantized = quantize_weight(weight, axis, self.target, smallest)
+        if rounded is not None and np.array_equal(rounded.scale, quantized.scale):  # a large bias wants another scale
+            quantized = rounded
         per_channel = {"axis": axis} if quantized.scale.ndim else {}
         node.input[1] = self.editor.add(
             "DequantizeLinear",

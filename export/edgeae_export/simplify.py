@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from edgeae_runtime.parity import in_batches, max_abs
 
-from edgeae_export.graph import Float32Array, check_self_contained, clean, joined_runner, operator_counts
+from edgeae_export.graph import Float32Array, check_self_contained, clean, operator_counts
+from edgeae_export.lost_constants import lost_constants
+from edgeae_export.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -25,33 +25,37 @@ class SimplifyReport:
     """Why the result was dropped; empty when it was kept."""
 
 
-def simplify(model: onnx.ModelProto, inputs: Float32Array, tolerance: float) -> tuple[onnx.ModelProto, SimplifyReport]:
+def simplify(
+    model: onnx.ModelProto, inputs: Float32Array, tolerance: float, corners: Float32Array | None = None
+) -> tuple[onnx.ModelProto, SimplifyReport]:
     """Simplify a graph and keep the result only if it computes the same.
 
     Args:
         model: a traced graph.
         inputs: real inputs of the graph, float32 [n, …].
-        tolerance: largest absolute difference that counts as the same; the float32 noise floor of the module.
+        tolerance: largest absolute difference that counts as the same on them; the float32 noise floor of the module.
+        corners: further inputs to compare on; None makes them from the real ones. See `Probe`.
 
     Returns:
         The simplified graph, or the given one with a notice in the report.
     """
+    probe = Probe(model, inputs, tolerance, corners)
     kept, difference, notice = model, 0.0, ""
     for optimize in (True, False):  # folding constants alone is the safer half
         candidate, reason = _simplified(model, optimize)
         if not reason:
-            difference = max_abs(in_batches(joined_runner(model), inputs), in_batches(joined_runner(candidate), inputs))
-            if difference <= tolerance:
-                kept, notice = candidate, ""
-                break
-            reason = f"it changed the outputs by {difference:.2e}, more than {tolerance:.2e}"
+            reason = probe.difference(candidate)
+            difference = probe.measured
+        if not reason:
+            kept, notice = candidate, ""
+            break
         notice = notice or reason
     return kept, SimplifyReport(
         operators_before=operator_counts(model),
         operators_after=operator_counts(kept),
         bytes_before=model.ByteSize(),
         bytes_after=kept.ByteSize(),
-        difference=difference if np.isfinite(difference) else float("inf"),
+        difference=difference,
         notice=notice,
     )
 
@@ -69,6 +73,8 @@ def _simplified(model: onnx.ModelProto, optimize: bool) -> tuple[onnx.ModelProto
         return model, f"onnxsim failed ({' '.join(str(error).split())[:200]})"
     if _signature(candidate) != _signature(model):
         return model, "it changed the inputs or outputs"
+    if lost := lost_constants(model, candidate):
+        return model, f"it lost the constant {lost[0]:g}"
     return candidate, ""
 
 

@@ -16,6 +16,7 @@ from onnx import NodeProto
 
 from edgeae_export.editor import LAYOUT_OPS, Array, GraphEditor, attribute
 from edgeae_export.graph import WEIGHTED_OPS
+from edgeae_export.residual_sums import float_sums
 from edgeae_export.small_parts import nearest_layers, small_layers
 
 MIN_INPUTS = 32
@@ -57,6 +58,8 @@ class Sites:
     """Names of the weighted nodes that stay in float, and why."""
     groups: tuple[tuple[str, ...], ...]
     """Activations that are quantised where they are made; those in one group share a scale."""
+    float_sums: frozenset[str] = frozenset()
+    """Activations whose floats go on to sums, while layers read them in 8 bits."""
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -82,7 +85,7 @@ def find_sites(model: onnx.ModelProto, keep: Collection[str] | Mapping[str, str]
     reasons |= keep if isinstance(keep, Mapping) else dict.fromkeys(keep, "kept by --max-drop")
     layers = [node for node in weighted if node.name not in reasons]
     kept = {node.name: reasons[node.name] for node in editor.nodes if node.name in reasons}
-    return Sites(tuple(node.name for node in layers), kept, _groups(editor, layers))
+    return _sites(editor, layers, kept)
 
 
 def without(model: onnx.ModelProto, sites: Sites, unfit: Mapping[str, str]) -> Sites:
@@ -95,7 +98,14 @@ def without(model: onnx.ModelProto, sites: Sites, unfit: Mapping[str, str]) -> S
     """
     editor = GraphEditor(model)
     layers = [node for node in editor.nodes if node.name in sites.layers and node.name not in unfit]
-    return Sites(tuple(node.name for node in layers), {**sites.kept, **unfit}, _groups(editor, layers))
+    return _sites(editor, layers, {**sites.kept, **unfit})
+
+
+def _sites(editor: GraphEditor, layers: list[NodeProto], kept: Mapping[str, str]) -> Sites:
+    groups = _groups(editor, layers)
+    quantized = [tensor for group in groups for tensor in group]
+    sums = float_sums(editor, editor.of_type(*WEIGHTED_OPS), quantized)
+    return Sites(tuple(node.name for node in layers), kept, groups, sums)
 
 
 def origins(editor: GraphEditor, tensor: str) -> tuple[str, ...]:

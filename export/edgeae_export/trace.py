@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from edgeae_export.graph import OPSET, Float32Array, check_self_contained, clean, runner
+from edgeae_export.halves import Call
+from edgeae_export.lost_constants import lost_constants
+from edgeae_export.trace_errors import why_not_run, why_not_traced
 
 RANDOM_OPERATORS = (
     "RandomNormal",
@@ -36,7 +39,8 @@ def trace(module: nn.Module, example: Tensor, input_name: str, output_names: Seq
 
     Args:
         module: in eval mode, float32, on the CPU.
-        example: inputs, [batch, …], at least three; two are traced with, and other batches are tried on the graph.
+        example: inputs, [batch, …], at least three, real ones first; two are traced with, and the graph is compared
+            with the module on all of them, in several batches.
         input_name: what the graph's input is called.
         output_names: what its outputs are called.
 
@@ -44,18 +48,31 @@ def trace(module: nn.Module, example: Tensor, input_name: str, output_names: Seq
         A single-file model of `OPSET` and `IR_VERSION` whose batch axis is dynamic.
 
     Raises:
-        InputError: torch cannot trace the module, froze its batch axis, or the graph draws random numbers.
+        InputError: torch cannot trace the module, froze its batch axis, or the graph draws random numbers, or ONNX
+            Runtime cannot run it.
     """
-    model = _checked(module, example, input_name, output_names, optimize=True)
-    if not _alike(model, module, example):
-        # torch's own optimiser takes an addition of 1e-15 for one of nothing, and then something divides by zero.
-        model = _checked(module, example, input_name, output_names, optimize=False)
-    return model
+    program = _program(module, example, input_name, output_names)
+    plain = program.model_proto
+    with _quiet():
+        program.optimize()
+    optimized = program.model_proto
+    lost = lost_constants(plain, optimized)
+    if not lost:
+        model = _finished(optimized, example)
+        if _alike(model, module, example):
+            return model
+    # torch's own optimiser takes an addition of 1e-15 for one of nothing, and then something divides by zero.
+    with _quiet():
+        onnxscript.optimizer.fold_constants(plain)
+        onnxscript.optimizer.remove_unused_nodes(plain)
+    folded = _finished(plain, example)
+    return folded if lost or _alike(folded, module, example) else model
 
 
-def _checked(
-    module: nn.Module, example: Tensor, input_name: str, output_names: Sequence[str], optimize: bool
-) -> onnx.ModelProto:
+def _program(
+    module: nn.Module, example: Tensor, input_name: str, output_names: Sequence[str]
+) -> torch.onnx.ONNXProgram:
+    """What torch's exporter makes of a module, not yet optimised."""
     batch = torch.export.Dim("batch", min=1)
     with _quiet():
         try:
@@ -69,20 +86,25 @@ def _checked(
                 dynamo=True,
                 external_data=False,
                 verbose=False,
-                optimize=optimize,
+                optimize=False,
             )
         except Exception as error:  # torch's exporter and the user's own code raise anything
-            raise InputError(
-                f"torch cannot trace {type(module).__name__} into one graph: {_first_lines(error)} Expected a module "
-                "without control flow that depends on values, and without a fixed batch size."
-            ) from error
+            raise InputError(f"torch cannot trace {_title(module)} into one graph: {why_not_traced(error)}") from error
     assert program is not None
-    if not optimize:
-        onnxscript.optimizer.fold_constants(program.model)
-        onnxscript.optimizer.remove_unused_nodes(program.model)
-    model: onnx.ModelProto = program.model_proto
+    return program
+
+
+def _title(module: nn.Module) -> str:
+    """The user's own name for what is traced."""
+    call = getattr(module, "inner", None)
+    return f"{type(call.owner).__name__}.{call.method}" if isinstance(call, Call) else type(module).__name__
+
+
+def _finished(model: onnx.ModelProto, example: Tensor) -> onnx.ModelProto:
+    """The graph cleaned, checked, and tried."""
     clean(model)
     _name_batch(model)
+    _lower_output_padding(model)
     onnx.checker.check_model(model, full_check=True)
     check_self_contained(model)
     _refuse_randomness(model)
@@ -101,6 +123,26 @@ def _alike(model: onnx.ModelProto, module: nn.Module, example: Tensor) -> bool:
     return True
 
 
+def _lower_output_padding(model: onnx.ModelProto) -> None:
+    """An output padding as large as the stride, which dilation allows in torch and ONNX Runtime refuses.
+
+    It takes back as much of the padding at the end, so that much less padding does the same.
+    """
+    for node in model.graph.node:
+        if node.op_type != "ConvTranspose":
+            continue
+        entries = {entry.name: entry for entry in node.attribute}
+        if not {"output_padding", "pads"} <= set(entries):
+            continue
+        extra, pads = entries["output_padding"].ints, entries["pads"].ints
+        strides = entries["strides"].ints if "strides" in entries else [1] * len(extra)
+        if any(more >= stride for more, stride in zip(extra, strides, strict=True)):
+            for axis, more in enumerate(extra):
+                taken = min(more, pads[len(extra) + axis])
+                pads[len(extra) + axis] -= taken
+                extra[axis] -= taken
+
+
 def _refuse_randomness(model: onnx.ModelProto) -> None:
     """A graph that draws numbers gives other outputs on each call and provider, and no parity can hold."""
     for node in model.graph.node:
@@ -113,16 +155,26 @@ def _refuse_randomness(model: onnx.ModelProto) -> None:
 
 
 def _try_batches(model: onnx.ModelProto, inputs: Float32Array) -> None:
-    """Run other batch sizes than the traced one: a number written into a reshape may hide from the axis's name."""
-    outputs = range(len(model.graph.output))
-    for count in {1, min(3, len(inputs)), len(inputs)}:
-        for index in outputs:
+    """Run other batch sizes than the traced one: a number written into a reshape may hide from the axis's name.
+
+    Raises:
+        InputError: the graph fails even at the size that was traced, or at another, or mixes the rows.
+    """
+    traced = 2
+    for count in dict.fromkeys((traced, 1, min(3, len(inputs)), len(inputs))):
+        for index in range(len(model.graph.output)):
             try:
                 found = len(runner(model, output=index)(inputs[:count]))
             except Exception as error:  # ONNX Runtime raises many types
+                if count == traced:
+                    raise InputError(
+                        f"ONNX Runtime cannot run the graph that torch made of the model: {why_not_run(error)}. "
+                        "Expected layers in a form that it knows: change the one it names."
+                    ) from error
                 raise InputError(
-                    f"The graph fails on a batch of {count}, though it was traced with 2: {_first_lines(error)} "
-                    "Expected a module that takes any batch: look for a reshape with the batch size as a number."
+                    f"The graph runs on a batch of {traced}, which it was traced with, and fails on {count}: "
+                    f"{why_not_run(error)}. Expected a module that takes any batch: look for a reshape, expand or "
+                    "state with the batch size as a number."
                 ) from error
             if found != count:
                 raise InputError(
@@ -162,7 +214,3 @@ def _quiet() -> Iterator[None]:
         finally:
             logger.setLevel(level)
             Distribution.set_default_validate_args(validating)
-
-
-def _first_lines(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

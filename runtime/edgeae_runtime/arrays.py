@@ -51,8 +51,18 @@ def _one_image(array: NDArray[Any], shape: tuple[int | None, ...]) -> NDArray[An
         return array[None, None]
     sizes = ", ".join(map(str, shape))
     alone = f" or [{', '.join(map(str, shape[1:]))}]" if len(shape) > 1 and shape[0] == 1 else ""
-    picture = f" Resize or pad them to {shape[1]}x{shape[2]} first." if len(shape) == 3 else ""
-    raise InputError(f"Got images of shape {list(array.shape)}, expected [n, {sizes}], [{sizes}]{alone}.{picture}")
+    raise InputError(
+        f"Got images of shape {list(array.shape)}, expected [n, {sizes}], [{sizes}]{alone}.{_way(array.shape, shape)}"
+    )
+
+
+def _way(found: tuple[int, ...], shape: tuple[int | None, ...]) -> str:
+    """What to do about images of another shape, by what they look like."""
+    if len(shape) > 1 and shape[0] == 1 and found[1:] == shape[1:]:
+        return " Give them an axis of the channel: images[:, None]."
+    if len(shape) > 1 and (*shape[1:], shape[0]) in (found, found[1:]):
+        return f" Move their channels to the front: numpy.moveaxis(images, -1, -{len(shape)})."
+    return f" Resize or pad them to {shape[1]}x{shape[2]} first." if len(shape) == 3 else ""
 
 
 def as_latents(latents: object, spec: TensorSpec) -> tuple[Float32Array, bool]:
@@ -88,7 +98,7 @@ def _as_array(value: object, name: str) -> NDArray[Any]:
 
 def _checked(array: NDArray[Any], spec: TensorSpec, name: str, expected: str) -> Float32Array:
     if array.dtype.kind != "f":
-        raise InputError(f"Got {name}s of dtype {array.dtype}, expected {expected}. Convert them first.")
+        raise InputError(f"Got {name}s of dtype {array.dtype}, expected {expected}. {_conversion(array, spec.range)}")
     _not_empty(array, name)
     if spec.range == _UNIT and array.dtype == np.float32 and _within_unit(array):
         return _contiguous(array)
@@ -100,9 +110,31 @@ def _checked(array: NDArray[Any], spec: TensorSpec, name: str, expected: str) ->
     inside = low - _RANGE_SLACK <= smallest and largest <= high + _RANGE_SLACK
     if not inside or not (math.isfinite(smallest) and math.isfinite(largest)):
         wanted = "finite numbers" if spec.range is None else f"numbers from {low:g} to {high:g}"
-        advice = " Divide 8-bit pixels by 255, or give them as uint8." if spec.range and largest > high else ""
-        raise InputError(f"Got {name}s with values from {smallest:g} to {largest:g}, expected {wanted}.{advice}")
+        raise InputError(
+            f"Got {name}s with values from {smallest:g} to {largest:g}, expected {wanted}."
+            f"{_advice(smallest, largest, spec.range)}"
+        )
     return _contiguous(array)
+
+
+def _conversion(array: NDArray[Any], limits: tuple[float, float] | None) -> str:
+    """What to do about numbers that are neither uint8 nor floating point."""
+    if array.dtype.kind not in "iu" or limits != _UNIT or array.size == 0 or array.min() < 0:
+        return "Convert them first."
+    if array.max() <= np.iinfo(np.uint8).max:
+        return "Save them as uint8 if white is 255, else divide them by what white is."
+    return "Divide them by what white is, such as 65535 for 16 bits."
+
+
+def _advice(smallest: float, largest: float, limits: tuple[float, float] | None) -> str:
+    """What to do about values outside the range: by what they look like."""
+    if not (math.isfinite(smallest) and math.isfinite(largest)):
+        return " Find the others with numpy.isfinite, and leave those rows out."
+    if limits != _UNIT:
+        return ""
+    if smallest >= 0:
+        return " Divide 8-bit pixels by 255, or give them as uint8."
+    return " Undo the normalisation first: a bundle takes [0, 1], whatever range its model was trained on."
 
 
 def _within_unit(array: Float32Array) -> bool:

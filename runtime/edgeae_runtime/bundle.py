@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,19 @@ from edgeae_runtime.errors import BundleError, IntegrityError
 from edgeae_runtime.graph_guard import check_graph
 from edgeae_runtime.manifest import (
     MANIFEST_FILE,
+    MAX_GOLDEN,
     MAX_MANIFEST_BYTES,
     FileRecord,
     Manifest,
     parse_manifest,
 )
 
-GOLDEN_ARRAYS = ("image", "latent", "decoded")
+GOLDEN_ARRAYS = ("image", "latent", "decoded", "log_variance")
+"""The arrays of `golden.npz`, float32: n images, and what the torch model gives for them; `log_variance` of a
+variational autoencoder only."""
+CORNER_ARRAYS = ("corner_image", "corner_latent", "corner_decoded", "corner_log_variance")
+"""The same on corners: m images, the latents of these and then of k corners that belong to no image, and m + k decoded.
+Bundles of before corners were kept have none of them. There are no other arrays."""
 MAX_GOLDEN_BYTES = 256 << 20  # decompressed; a few images of any size a small model takes
 
 
@@ -37,6 +44,9 @@ class Golden:
     """The torch decoder's output for `latent`, [n, channels, height, width] in [0, 1]."""
     log_variance: NDArray[np.float32] | None = None
     """The torch encoder's second output for `image`, of a variational autoencoder."""
+    corners: Golden | None = None
+    """The same on corners: `image` [m, …], `latent` and `decoded` [m + k, …], of which the first m belong to `image`.
+    None in bundles of before corners were kept."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +97,36 @@ class Bundle:
             IntegrityError: they are not those that were exported.
         """
         raw = self.read(self.manifest.golden)
-        names = [*GOLDEN_ARRAYS, "log_variance"] if self.manifest.variational else GOLDEN_ARRAYS
-        golden = Golden(**{name: _golden_array(raw, name) for name in names})
-        shape, latent, count = self.manifest.image_shape, self.manifest.latent.shape, len(golden.image)
-        arrays = [golden.image, golden.decoded, golden.latent]
-        shapes = [array.shape for array in (*arrays, golden.log_variance) if array is not None]
-        if count == 0 or shapes != [(count, *shape)] * 2 + [(count, *latent)] * (len(shapes) - 2):
+        _check_members(raw)
+        golden = self._golden(raw, GOLDEN_ARRAYS)
+        count = len(golden.image)
+        self._check_golden(golden, count, count)
+        corners = self.manifest.golden_corners
+        if corners is None:
+            return golden
+        edges = self._golden(raw, CORNER_ARRAYS)
+        self._check_golden(edges, corners.images, len(corners.names))
+        return replace(golden, corners=edges)
+
+    def _golden(self, raw: bytes, names: Sequence[str]) -> Golden:
+        image, latent, decoded, log_variance = names
+        return Golden(
+            image=_golden_array(raw, image),
+            latent=_golden_array(raw, latent),
+            decoded=_golden_array(raw, decoded),
+            log_variance=_golden_array(raw, log_variance) if self.manifest.variational else None,
+        )
+
+    def _check_golden(self, golden: Golden, images: int, latents: int) -> None:
+        shape, latent = self.manifest.image_shape, self.manifest.latent.shape
+        arrays = (golden.image, golden.latent, golden.decoded, golden.log_variance)
+        found = [array.shape for array in arrays if array is not None]
+        expected = [(images, *shape), (latents, *latent), (latents, *shape), (images, *latent)]
+        if latents == 0 or latents > MAX_GOLDEN or found != expected[: len(found)]:
             raise BundleError(
-                f"The golden vectors of {self.path} have shapes {shapes}, expected images of {shape} and latents "
-                f"of {latent}, the same number of each. Export the bundle again."
+                f"The golden vectors of {self.path} have shapes {found}, expected images of {shape} and latents "
+                f"of {latent}, the same number of each, at most {MAX_GOLDEN}. Export the bundle again."
             )
-        return golden
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -135,6 +164,21 @@ def _read_bounded(path: Path, limit: int) -> bytes:
             return file.read(limit + 1)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}. Check the folder's permissions.") from error
+
+
+def _check_members(raw: bytes) -> None:
+    """Nothing but the arrays that are known: what nobody reads has no business on a device."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            members = archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BundleError(f"The golden vectors are no readable archive ({error}). Export again.") from error
+    unknown = sorted(set(members) - {f"{name}.npy" for name in (*GOLDEN_ARRAYS, *CORNER_ARRAYS)})
+    if unknown or len(set(members)) != len(members):
+        raise BundleError(
+            f"The golden vectors hold {', '.join(unknown[:3]) or 'an array twice'}, expected only "
+            f"{', '.join((*GOLDEN_ARRAYS, *CORNER_ARRAYS))}. Export the bundle again."
+        )
 
 
 def _golden_array(raw: bytes, name: str) -> NDArray[np.float32]:

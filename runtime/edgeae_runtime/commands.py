@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeae_runtime import parity
+from edgeae_runtime.array_files import is_array_file
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bench import AGAIN, bench_bundle
 from edgeae_runtime.comparison import compare_files, compare_reports, comparison_lines, read_report
 from edgeae_runtime.doctor import examine
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.images import check_output, read_array, read_images, write_atomically, write_output
+from edgeae_runtime.images import check_output, fits_images, read_array, read_images, write_atomically, write_output
 from edgeae_runtime.parity import Check
 from edgeae_runtime.tuning import TUNING_FILE
 from edgeae_runtime.tuning import tune as tune_bundle
@@ -34,15 +35,19 @@ def encode(bundle: str, source: str, out: str, provider: str) -> str:
     """Images in a file or folder -> latents in `out`."""
     check_output(out, images=False)
     autoencoder = Autoencoder.load(bundle, provider, parts=("encoder",))
-    latents = np.atleast_2d(autoencoder.encode(_read(source, autoencoder)))
+    images, notices = _read(source, autoencoder)
+    latents = autoencoder.encode(images)
     write_output(out, latents, images=False)
-    return f"Wrote {len(latents)} latents to {out}\nNext: decode them on any machine: decode {out} --out images.png"
+    done = f"Wrote {len(latents)} latents to {out}"
+    return "\n".join([*notices, done, f"Next: decode them on any machine: decode {out} --out images.png"])
 
 
 def decode(bundle: str, source: str, out: str, provider: str) -> str:
     """Latents in a file -> images in `out`."""
     check_output(out, images=True)
-    images = Autoencoder.load(bundle, provider, parts=("decoder",)).decode(np.atleast_2d(read_array(source)))
+    autoencoder = Autoencoder.load(bundle, provider, parts=("decoder",))
+    latents = read_array(source, lambda shape: autoencoder.manifest.latent.shape in (shape, shape[1:]))
+    images = autoencoder.decode(np.atleast_2d(latents))
     write_output(out, images, images=True)
     return f"Wrote {len(images)} images to {out}"
 
@@ -51,12 +56,13 @@ def reconstruct(bundle: str, source: str, out: str, provider: str) -> str:
     """Images in a file or folder -> their reconstructions in `out`, with the error made."""
     check_output(out, images=True)
     autoencoder = Autoencoder.load(bundle, provider)
-    images = _read(source, autoencoder)
+    images, notices = _read(source, autoencoder)
     reconstructions = autoencoder.reconstruct(images)
     write_output(out, reconstructions.reshape(-1, *autoencoder.manifest.image_shape), images=True)
     scale = autoencoder.manifest.preprocessing.scale if images.dtype == np.uint8 else 1.0
     error = parity.mse(images.reshape(reconstructions.shape) * scale, parity.unit_scale(reconstructions))
-    return f"Wrote {len(reconstructions)} reconstructions to {out}; mean squared error {error:.5f}"
+    done = f"Wrote {len(reconstructions)} reconstructions to {out}; mean squared error {error:.5f}"
+    return "\n".join([*notices, done])
 
 
 def sample(bundle: str, count: int, seed: int | None, out: str, provider: str) -> str:
@@ -71,7 +77,7 @@ def interpolate(bundle: str, start: str, end: str, steps: int, out: str, provide
     """The straight line between two images, or two latents, -> images in `out`."""
     check_output(out, images=True)
     autoencoder = Autoencoder.load(bundle, provider)
-    ends = [_one(_read(path, autoencoder), path, autoencoder) for path in (start, end)]
+    ends = [_one(path, autoencoder) for path in (start, end)]
     images = autoencoder.interpolate(ends[0], ends[1], steps)
     write_output(out, images, images=True)
     return f"Wrote {len(images)} images to {out}"
@@ -230,16 +236,24 @@ def write_json(path: str | Path, report: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def _read(source: str, autoencoder: Autoencoder) -> NDArray[Any]:
-    return read_images(source, autoencoder.manifest.image_shape, autoencoder.manifest.preprocessing)
-
-
-def _one(values: NDArray[Any], path: str, autoencoder: Autoencoder) -> NDArray[Any]:
-    """A file's only image or latent, without its batch axis."""
+def _read(source: str, autoencoder: Autoencoder) -> tuple[NDArray[Any], list[str]]:
+    """A batch of images, and what to tell of them."""
+    notices: list[str] = []
     manifest = autoencoder.manifest
-    kinds = (manifest.image_shape, manifest.latent.shape)
-    if len(values) == 1 and values.shape[1:] in kinds:
-        values = values.reshape(values.shape[1:])
-    if values.shape in (*kinds, manifest.image_shape[1:]):
-        return values
-    raise InputError(f"{path} holds an array of shape {list(values.shape)}, expected one image or one latent.")
+    return read_images(source, manifest.image_shape, manifest.preprocessing, notices.append), notices
+
+
+def _one(path: str, autoencoder: Autoencoder) -> NDArray[Any]:
+    """A file's only image or latent, without its batch axis."""
+    latent = autoencoder.manifest.latent.shape
+    if is_array_file(path):
+        fits_image = fits_images(autoencoder.manifest.image_shape, autoencoder.manifest.preprocessing)
+        values = read_array(path, lambda shape: latent in (shape, shape[1:]) or fits_image(shape))
+        if values.shape in (latent, (1, *latent)):
+            return values.reshape(latent)
+        if not fits_image(values.shape):
+            raise InputError(f"{path} holds an array of shape {list(values.shape)}, expected one image or one latent.")
+    images, _ = _read(path, autoencoder)
+    if len(images) != 1:
+        raise InputError(f"{path} holds {len(images)} images, expected one image or one latent.")
+    return images.reshape(images.shape[1:])

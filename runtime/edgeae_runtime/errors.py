@@ -35,3 +35,9 @@ class ProviderError(EdgeAEError):
 
 class ParityError(EdgeAEError):
     """Outputs differ from the torch model's by more than the recorded limit."""
+
+
+def shown(name: object) -> str:
+    """A name or message that any stream can print on one line: what cannot be printed, as bytes that are not UTF-8 or
+    a line's end, is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))

@@ -4,71 +4,106 @@ from __future__ import annotations
 
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.array_files import ArrayFile, Fits, find_array, read_array
+from edgeae_runtime.axes import as_batch, fits_batch
+from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.manifest import FITS, Preprocessing
+from edgeae_runtime.pictures import PICTURE_SUFFIXES, Tell, find_pictures, load_picture, pillow, read_pictures
 
-__all__ = ["FITS", "load_picture", "read_array", "read_images", "write_atomically", "write_output"]
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-
-
-def read_array(path: str | Path) -> NDArray[Any]:
-    """One numeric array from a .npy file, or from a .npz that holds a single one.
-
-    Raises:
-        InputError: no such file, another format, several arrays, or pickled objects.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"There is no file {path}. Expected a .npy or .npz file with one array.")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            if len(loaded.files) != 1:
-                raise InputError(f"{path} holds {len(loaded.files)} arrays, expected one: save it alone.")
-            return np.asarray(loaded[loaded.files[0]])
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a readable .npy or .npz file ({error}). Save it with numpy.save.") from error
+__all__ = [
+    "FITS", "PICTURE_SUFFIXES", "load_picture", "read_array", "read_images", "write_atomically", "write_output",
+]  # fmt: skip
 
 
-def read_images(path: str | Path, image_shape: tuple[int, ...], preprocessing: Preprocessing) -> NDArray[Any]:
-    """Images for `encode`: a .npy or .npz file as it is, a picture or a folder of pictures prepared as in training.
+def read_images(
+    path: str | Path,
+    image_shape: tuple[int, ...],
+    preprocessing: Preprocessing,
+    tell: Tell = lambda notice: None,
+) -> NDArray[Any]:
+    """Images for `encode`: those of a .npy or .npz file, a picture, or all below a folder, prepared as in training.
 
     A picture is turned into the model's number of channels and, where the training pictures were, brought to its
     size in the same way, pixel for pixel; else, where it has the size of the training pictures, padded as they were.
+    Broken pictures of a folder are skipped; arrays may have their channels last, or none (see `axes.as_batch`).
 
     Args:
-        path: the file or folder.
+        path: the file or folder; `file.npz:name` for one of several arrays.
         image_shape: channels, height, width that the model takes.
         preprocessing: how the training pictures were prepared.
+        tell: told, a sentence each, what was skipped and what had to be understood.
 
     Returns:
-        [n, channels, height, width]; uint8 from pictures, whatever the file holds from arrays.
+        [n, channels, height, width]; uint8 from pictures, of the file's own dtype from arrays.
 
     Raises:
-        InputError: nothing to read, a broken picture, or one of a wrong size.
+        InputError: nothing to read, nothing but broken pictures, or images of a wrong size.
     """
     path = Path(path)
     if path.is_dir():
-        pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+        pictures = find_pictures(path, tell=tell)
         if not pictures:
             raise InputError(
-                f"The folder {path} holds no pictures. Expected files ending in {', '.join(PICTURE_SUFFIXES)}."
+                f"The folder {shown(path)} holds no pictures, at any depth. Expected files ending in "
+                f"{', '.join(PICTURE_SUFFIXES)}."
             )
-        return np.stack([_read_picture(file, image_shape, preprocessing) for file in pictures])
+        return read_pictures(pictures, image_shape, preprocessing, tell)[0]
     if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
-        return _read_picture(path, image_shape, preprocessing)[None]
-    return read_array(path)
+        return read_pictures([path], image_shape, preprocessing, tell)[0]
+    return arranged(find_array(path, fits_images(image_shape, preprocessing)), image_shape, preprocessing, tell)
+
+
+def fits_images(image_shape: tuple[int, ...], preprocessing: Preprocessing) -> Fits:
+    """Whether `arranged` takes an array of a shape."""
+    sizes = [fits_batch(shape) for shape in _sizes(image_shape, preprocessing)]
+    return lambda shape: any(fits(shape) for fits in sizes)
+
+
+def arranged(
+    found: ArrayFile,
+    image_shape: tuple[int, ...],
+    preprocessing: Preprocessing,
+    tell: Tell = lambda notice: None,
+    most: int | None = None,
+) -> NDArray[Any]:
+    """The array of a file as a batch [n, *image_shape]; images of the training pictures' size are padded as they were.
+
+    Args:
+        found: the file's array.
+        image_shape, preprocessing, tell: as in `read_images`.
+        most: the most images to take, evenly spread; None for all.
+
+    Raises:
+        InputError: it has another shape.
+    """
+    if found.notice:
+        tell(found.notice)
+    shapes = _sizes(image_shape, preprocessing)
+    shape = next((shape for shape in shapes if fits_batch(shape)(found.array.shape)), image_shape)
+    batch, notice = as_batch(found.array, shape, found.where)
+    if notice:
+        tell(notice)
+    if most is not None and len(batch) > most:
+        batch = batch[np.linspace(0, len(batch) - 1, most).astype(int)]
+    if shape == image_shape:
+        return batch
+    tell(f"Padded the images of {found.where} to {list(image_shape)}, as in training.")
+    top, bottom, left, right = preprocessing.pad
+    return np.pad(batch, ((0, 0), (0, 0), (top, bottom), (left, right)))
+
+
+def _sizes(image_shape: tuple[int, ...], preprocessing: Preprocessing) -> list[tuple[int, ...]]:
+    """The shapes that images may have: the model's, and that of the training pictures before they were padded."""
+    source = preprocessing.source_size
+    before = [(image_shape[0], *source)] if source is not None and len(image_shape) == 3 else []
+    return [image_shape, *(shape for shape in before if shape != image_shape)]
 
 
 def write_output(path: str | Path, array: NDArray[Any], *, images: bool) -> None:
@@ -90,7 +125,7 @@ def write_output(path: str | Path, array: NDArray[Any], *, images: bool) -> None
     elif suffix == ".npz":
         write_atomically(path, lambda file: np.savez_compressed(file, array))
     elif suffix == ".png" and images:
-        picture = _pillow().fromarray(contact_sheet(array))
+        picture = pillow().fromarray(contact_sheet(array))
         write_atomically(path, lambda file: picture.save(file, format="PNG"))
     else:
         kinds = ".npy, .npz or .png" if images else ".npy or .npz"
@@ -147,62 +182,3 @@ def contact_sheet(images: NDArray[Any], columns: int | None = None, gap: int = 2
         pixels = image if image.dtype == np.uint8 else np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
         sheet[top : top + height, left : left + width] = pixels.transpose(1, 2, 0)
     return sheet[..., 0] if channels == 1 else sheet
-
-
-def load_picture(path: Path, image_shape: tuple[int, ...], fit: str | None) -> NDArray[np.uint8]:
-    """One picture file as uint8 [channels, height, width]; turned upright as its EXIF says, without transparency.
-
-    Args:
-        path: the file.
-        image_shape: channels (1 or 3), height, width.
-        fit: how a picture of another size is brought to this one: `crop` its middle, `pad` it with black, or `stretch`
-            it, bilinearly with antialiasing; None leaves its size, which may be another one then.
-
-    Raises:
-        InputError: the file is not a readable picture, or pillow is missing.
-    """
-    pillow = _pillow()
-    from PIL import ImageOps
-
-    channels, height, width = image_shape
-    try:
-        with pillow.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
-            if fit is not None and picture.size != (width, height):
-                bring = {"crop": ImageOps.fit, "pad": ImageOps.pad}.get(fit, _stretch)
-                picture = bring(picture, (width, height), method=pillow.Resampling.BILINEAR)
-            pixels = np.asarray(picture)
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-        raise InputError(f"{path} is not a readable picture ({error}). Remove it or convert it again.") from error
-    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
-
-
-def _stretch(picture: Any, size: tuple[int, int], method: int) -> Any:  # noqa: ANN401 pillow is an extra
-    return picture.resize(size, method)
-
-
-def _read_picture(path: Path, image_shape: tuple[int, ...], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """One picture, prepared as in training."""
-    if len(image_shape) != 3 or image_shape[0] not in (1, 3):
-        raise InputError(f"The model takes arrays of shape {list(image_shape)}, not pictures. Give a .npy file.")
-    image = load_picture(path, image_shape, preprocessing.fit)
-    source, size = preprocessing.source_size, image.shape[1:]
-    if source is not None and size == source:
-        top, bottom, left, right = preprocessing.pad
-        image = np.pad(image, ((0, 0), (top, bottom), (left, right)))
-    if image.shape != image_shape:
-        also = f" or {source[0]}x{source[1]}, which is padded" if source else ""
-        height, width = image_shape[1:]
-        raise InputError(f"{path} is {size[0]}x{size[1]} pixels, expected {height}x{width}{also}. Resize it first.")
-    return image
-
-
-def _pillow() -> ModuleType:
-    try:
-        from PIL import Image  # an extra: devices without pictures do without it
-    except ImportError as error:
-        raise InputError(
-            "Reading and writing pictures needs pillow: pip install 'edgeae-runtime[images]'. "
-            "Without it, use .npy or .npz files."
-        ) from error
-    return Image

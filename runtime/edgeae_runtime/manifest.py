@@ -24,6 +24,10 @@ MAX_MANIFEST_BYTES = 4 << 20
 MAX_MODEL_BYTES = 1 << 31  # protobuf's own limit: a larger single-file ONNX graph cannot exist
 PARTS = ("encoder", "decoder")
 PRECISIONS = ("float32", "int8")
+GOLDEN_OUTPUTS = ("latent", "log_variance", "image", "reconstruction")
+GOLDEN_METRICS = ("max_abs", "psnr_db")
+MAX_GOLDEN = 64
+"""Most golden images, and most corners."""
 FITS = ("crop", "pad", "stretch")
 
 Document = dict[str, Any]  # one JSON object
@@ -124,6 +128,18 @@ class LatentSpace:
 
 
 @dataclass(frozen=True)
+class GoldenCorners:
+    """Golden vectors of inputs that no real image shows: black, white, noise, zeros as a latent, and the like."""
+
+    names: tuple[str, ...]
+    """What each corner is, those of images first; at most `MAX_GOLDEN`."""
+    images: int
+    """How many of them are images; the others are latents only."""
+    limits: Mapping[str, Mapping[str, tuple[float, ...]]]
+    """Per output: the metric's name and its limit on each corner."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything a runtime has to know about a bundle."""
 
@@ -134,6 +150,8 @@ class Manifest:
     golden_limits: Mapping[str, Mapping[str, float]]
     """Per output (`latent`, `log_variance`, `image`, `reconstruction`): the metric's name and its limit on the golden
     vectors."""
+    golden_corners: GoldenCorners | None
+    """None in bundles of before corners were kept."""
     document: Document = field(repr=False)
     """The whole JSON document, for what only people read: parity figures, recipe, tool versions."""
 
@@ -181,6 +199,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         preprocessing=_preprocessing(_entry(root, "preprocessing", dict, "the document")),
         latent=_latent(_entry(root, "latent", dict, "the document")),
         golden_limits=_golden_limits(_entry(root, "golden", dict, "the document")),
+        golden_corners=_golden_corners(root["golden"]),
         document=root,
     )
     _check_agreement(manifest)
@@ -278,14 +297,38 @@ def _golden_limits(value: Document) -> dict[str, dict[str, float]]:
     limits: dict[str, dict[str, float]] = {}
     for output, metrics in _entry(value, "limits", dict, "golden").items():
         where = f"golden.limits.{output}"
-        _one_of(output, ("latent", "log_variance", "image", "reconstruction"), "golden.limits")
+        _one_of(output, GOLDEN_OUTPUTS, "golden.limits")
         limits[output] = {
-            _one_of(metric, ("max_abs", "psnr_db"), where): float(_number(limit, f"{where}.{metric}"))
+            _one_of(metric, GOLDEN_METRICS, where): float(_number(limit, f"{where}.{metric}"))
             for metric, limit in _typed(metrics, dict, where).items()
         }
         if not limits[output]:
             raise _damaged(f"gives {where} no limit, so nothing could be verified")
     return limits
+
+
+def _golden_corners(golden: Document) -> GoldenCorners | None:
+    if golden.get("corners") is None:
+        return None
+    where = "golden.corners"
+    value = _entry(golden, "corners", dict, "golden")
+    names = tuple(_typed(name, str, f"{where}.names") for name in _entry(value, "names", list, where))
+    images = _entry(value, "images", int, where)
+    if not 0 <= images <= len(names) <= MAX_GOLDEN or not names:
+        raise _damaged(f"has {images} images among {len(names)} names in {where}, expected 1 to {MAX_GOLDEN} names")
+    limits: dict[str, dict[str, tuple[float, ...]]] = {}
+    for output, metrics in _entry(value, "limits", dict, where).items():
+        _one_of(output, GOLDEN_OUTPUTS, f"{where}.limits")
+        place, count = f"{where}.limits.{output}", len(names) if output == "image" else images
+        limits[output] = {}
+        for metric, each in _typed(metrics, dict, place).items():
+            numbers = _numbers(each, f"{place}.{metric}") or ()
+            if len(numbers) != count:
+                raise _damaged(f"has {len(numbers)} numbers for {place}.{metric}, expected {count}")
+            limits[output][_one_of(metric, GOLDEN_METRICS, place)] = numbers
+        if not limits[output]:
+            raise _damaged(f"gives {place} no limit, so nothing could be verified")
+    return GoldenCorners(names, images, limits)
 
 
 def _check_agreement(manifest: Manifest) -> None:
@@ -312,9 +355,15 @@ def _check_agreement(manifest: Manifest) -> None:
             raise _damaged(f"bounds {len(bound)} latent coordinates, expected {dim}")
     expected = {"encoder": ["latent"], "decoder": ["image"]}
     expected["encoder"] += ["log_variance"] if manifest.variational else []
-    missing = [output for name in parts for output in expected[name] if output not in manifest.golden_limits]
+    wanted = [output for name in parts for output in expected[name]]
+    missing = [output for output in wanted if output not in manifest.golden_limits]
     if missing:
         raise _damaged(f"has no golden.limits for {', '.join(missing)}")
+    corners = manifest.golden_corners
+    if corners is not None:
+        unlimited = [output for output in wanted if output not in corners.limits]
+        if any(output == "image" or corners.images for output in unlimited):
+            raise _damaged(f"has no golden.corners.limits for {', '.join(unlimited)}")
 
 
 # Small typed getters: each names the place and what was expected there.

@@ -6,7 +6,7 @@ Used twice with the same words: at export, against torch itself, and on a device
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class Check:
     what: str
     """What was compared, as `decoder image, batch 7`."""
     metric: str
-    """`max_abs` (largest absolute difference), `psnr_db`, or `error_rise` (relative)."""
+    """`max_abs` (largest absolute difference), `psnr_db`, `error_rise` (relative), or `count`."""
     measured: float
     limit: float
     where: str = ""
@@ -87,6 +87,46 @@ def compare(
     place = worst_element(reference, measured)
     figure = max_abs(reference, measured) if metric == "max_abs" else psnr(reference, measured, peak)
     return Check(what, metric, figure, limit, place)
+
+
+def compare_each(
+    what: str,
+    names: Sequence[str],
+    reference: NDArray[np.float32],
+    measured: NDArray[np.float32],
+    metric: str,
+    limits: Sequence[float] | NDArray[np.float64],
+    peak: float,
+) -> Check:
+    """Compare row by row, each with a limit of its own, and give the row that is nearest to its limit or furthest over.
+
+    Args:
+        what: the check's name.
+        names: what each row is called, [n].
+        reference: the torch model's outputs, [n, …], n at least one.
+        measured: the outputs under test.
+        metric: `"max_abs"` or `"psnr_db"`; the latter as in `psnr_each`.
+        limits: the largest difference, or the smallest PSNR, that passes, [n].
+        peak: as in `psnr_each`.
+    """
+    if reference.shape != measured.shape:
+        return compare(what, reference, measured, metric, float(limits[0]), max(peak, 1e-30))
+    limits = np.asarray(limits, np.float64)
+    if metric == "psnr_db":
+        figures = psnr_each(reference, measured, peak)
+        excess = limits - figures
+    else:
+        figures = np.array([max_abs(*pair) for pair in zip(reference, measured, strict=True)])
+        excess = figures / np.maximum(limits, np.finfo(np.float64).tiny)
+    worst = int(np.argmax(np.where(np.isnan(excess), np.inf, excess)))
+    place = f"{names[worst]}, {worst_element(reference[worst], measured[worst])}"
+    return Check(what, metric, float(figures[worst]), float(limits[worst]), place)
+
+
+def psnr_each(reference: NDArray[Any], measured: NDArray[Any], peak: float) -> NDArray[np.float64]:
+    """The PSNR of each row, [n]; the peak is the row's own largest value where that is above the given one."""
+    rows = zip(reference, measured, strict=True)
+    return np.array([psnr(one, other, max(peak, float(np.abs(one).max()), 1e-30)) for one, other in rows])
 
 
 def in_batches(run: Callable[[NDArray[np.float32]], NDArray[Any]], inputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeae_runtime.autoencoder import Autoencoder
-from edgeae_runtime.bundle import open_bundle
-from edgeae_runtime.parity import Check, compare, in_batches
+from edgeae_runtime.bundle import Bundle, Golden, open_bundle
+from edgeae_runtime.manifest import PARTS
+from edgeae_runtime.parity import Check, compare, compare_each, in_batches
 
 _TITLES = {
     "latent": "encoder latent",
@@ -21,7 +23,8 @@ _TITLES = {
 def verify(path: str | Path, provider: str = "cpu", *, threads: int = 1) -> list[Check]:
     """Check a bundle's hashes, then run its golden inputs and compare with the torch model's recorded outputs.
 
-    The inputs are run in batches of 1, 2, 3 and 7, so that an axis frozen by the export shows.
+    The inputs are run in batches of 1, 2, 3 and 7, so that an axis frozen by the export shows. Corners,
+    where the bundle holds some (black, white, noise, zeros as a latent), have a limit each.
 
     Args:
         path: the bundle's folder.
@@ -29,7 +32,7 @@ def verify(path: str | Path, provider: str = "cpu", *, threads: int = 1) -> list
         threads: threads per call.
 
     Returns:
-        One check per output and metric; none raises here: `parity.require` does.
+        One check per output and metric, on real images and on corners; none raises here: `parity.require` does.
 
     Raises:
         BundleError, IntegrityError, ProviderError: the bundle cannot be run at all.
@@ -37,22 +40,49 @@ def verify(path: str | Path, provider: str = "cpu", *, threads: int = 1) -> list
     bundle = open_bundle(path)
     golden = bundle.read_golden()
     autoencoder = Autoencoder.from_bundle(bundle, provider, threads=threads)
+    outputs = _outputs(autoencoder, golden)
+    checks = []
+    for output, (reference, measured) in outputs.items():
+        for metric, limit in bundle.manifest.golden_limits.get(output, {}).items():
+            peak = 1.0 if _pixels(bundle, output) else float(np.ptp(reference))
+            checks.append(compare(_TITLES[output], reference, measured, metric, limit, peak))
+    return checks + _corner_checks(bundle, autoencoder, golden)
+
+
+def _outputs(autoencoder: Autoencoder, golden: Golden) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """What the torch model gave for the golden inputs, and what the bundle gives, by output."""
+    parts, count = autoencoder.manifest.parts, len(golden.image)
     outputs = {}
-    if "encoder" in bundle.manifest.parts:
-        outputs["latent"] = golden.latent, in_batches(autoencoder.encode, golden.image)
+    if "encoder" in parts and count:
+        outputs["latent"] = golden.latent[:count], in_batches(autoencoder.encode, golden.image)
         if golden.log_variance is not None:
             found = in_batches(lambda images: autoencoder.encode_distribution(images)[1], golden.image)
             outputs["log_variance"] = golden.log_variance, found
-    if "decoder" in bundle.manifest.parts:
+    if "decoder" in parts:
         outputs["image"] = golden.decoded, in_batches(autoencoder.decode, golden.latent)
-    if len(outputs) == 2 and "reconstruction" in bundle.manifest.golden_limits:
-        outputs["reconstruction"] = golden.decoded, in_batches(autoencoder.reconstruct, golden.image)
-    spec = bundle.manifest.parts["decoder"].output if "decoder" in bundle.manifest.parts else None
-    pixels = spec is not None and spec.range is not None
-    peaks = {"image": 1.0, "reconstruction": 1.0} if pixels else {}
+    if len(parts) == len(PARTS) and count:
+        outputs["reconstruction"] = golden.decoded[:count], in_batches(autoencoder.reconstruct, golden.image)
+    return outputs
+
+
+def _corner_checks(bundle: Bundle, autoencoder: Autoencoder, golden: Golden) -> list[Check]:
+    """One check per output on all corners; none for bundles without corners."""
+    corners = bundle.manifest.golden_corners
+    if corners is None or golden.corners is None:
+        return []
+    real = {"latent": golden.latent, "image": golden.decoded, "reconstruction": golden.decoded}
+    if golden.log_variance is not None:
+        real["log_variance"] = golden.log_variance
     checks = []
-    for output, (reference, measured) in outputs.items():
-        for metric, limit in bundle.manifest.golden_limits[output].items():
-            peak = peaks.get(output) or float(np.ptp(reference))
-            checks.append(compare(_TITLES[output], reference, measured, metric, limit, peak))
+    for output, (reference, measured) in _outputs(autoencoder, golden.corners).items():
+        for metric, limits in corners.limits.get(output, {}).items():
+            peak = 1.0 if _pixels(bundle, output) else float(np.abs(real[output]).max())
+            what = f"{_TITLES[output]}, {len(reference)} corners"
+            checks.append(compare_each(what, corners.names, reference, measured, metric, limits, peak))
     return checks
+
+
+def _pixels(bundle: Bundle, output: str) -> bool:
+    """Whether an output is images in [0, 1], whose peak is one."""
+    decoder = bundle.manifest.parts.get("decoder")
+    return output in ("image", "reconstruction") and decoder is not None and decoder.output.range is not None

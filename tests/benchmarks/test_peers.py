@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import edgeae_export
 import numpy as np
@@ -82,13 +83,15 @@ def test_the_fidelity_is_that_of_the_outputs(run, checkpoint, images):
 
 def test_a_case_times_every_variant_by_its_own_clock(run):
     workers = {name: worker(run, name) for name in PRESENT}
+    start = time.perf_counter()
     try:
         rows = run.time_case(workers, Case("decoder", 8, 1))
     finally:
         for process in workers.values():
             process.close()
     assert [row.variant for row in rows] == list(PRESENT)
-    assert all(1 < row.latency.median_us < 1e6 for row in rows)
+    seconds = time.perf_counter() - start
+    assert all(0 < row.latency.median_us < 1e6 * seconds for row in rows), "one call takes less than all of them"
 
 
 def test_a_variant_that_fails_is_named_and_the_others_go_on(run, tmp_path, monkeypatch):

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from edgeae_export.calibration import BATCH, BINS, calibrate
 from edgeae_export.editor import multiply_adds
-from edgeae_export.ranges import MAX_TRIALS, MAX_WORK, SCHEDULES, output_error, schedule, search_ranges, starting_ranges
+from edgeae_export.ranges import (
+    INPUTS_PER_GROUP,
+    MAX_TRIALS,
+    MAX_WORK,
+    SCHEDULES,
+    all_starting_ranges,
+    output_error,
+    schedule,
+    search_ranges,
+    starting_ranges,
+)
 from edgeae_export.sites import find_sites
 from edgeae_export.targets import PRESETS
 from edgeae_runtime import InputError
@@ -81,16 +91,29 @@ def test_the_search_lowers_the_error_of_the_output_and_never_widens():
     sites = find_sites(model)
     histograms = calibrate(model, sites.tensors, x)
     error = output_error(model, sites, TARGET, x[1:])
-    ranges, least = search_ranges(model, sites, histograms, TARGET, x[1:], SCHEDULES[0])
-    widest = starting_ranges(model, sites, histograms, 100.0)
+    starts = all_starting_ranges(model, sites, histograms)
+    widest = starts[0]
+    ranges, least = search_ranges(model, sites, TARGET, x[1:], SCHEDULES[0], starts)
     assert least == error(ranges) < 0.1 * error(widest)
     assert all(ranges[g][0] >= widest[g][0] and ranges[g][1] <= widest[g][1] for g in sites.groups)
 
 
-@given(groups=st.integers(1, 500), inputs=st.integers(1, 10**9))
-def test_a_search_stays_within_its_budget(groups, inputs):
+@given(groups=st.integers(1, 500), available=st.integers(1, 10**6))
+def test_a_search_stays_within_its_budget_and_has_inputs_enough(groups, available):
     model = layer()
-    trials = groups * sum(map(len, schedule(model, groups, inputs)))
+    steps, count = schedule(model, groups, available)
+    trials = groups * sum(map(len, steps))
+    assert count <= available
     assert trials <= MAX_TRIALS
-    assert trials * inputs * multiply_adds(model) <= MAX_WORK
-    assert schedule(model, 1, 1) == SCHEDULES[0]
+    assert trials * count * multiply_adds(model) <= MAX_WORK
+    assert not steps or count >= INPUTS_PER_GROUP * groups
+    assert schedule(model, 1, 2)[0] == SCHEDULES[0]
+
+
+def test_the_range_of_least_error_clips_what_is_rare():
+    histogram = calibrate(layer(), ["x"], RNG.laplace(size=(2000, 4, 5, 5)).astype(np.float32))["x"]
+    low, high = histogram.least_error()
+    assert high < 0.95 * histogram.high
+    assert low > 0.95 * histogram.low
+    calm = calibrate(layer(), ["x"], RNG.random((200, 4, 5, 5), np.float32) - np.float32(0.5))["x"]
+    assert calm.least_error() == pytest.approx((calm.low, calm.high), rel=0.05)  # nothing is rare in uniform values

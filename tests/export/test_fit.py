@@ -1,5 +1,7 @@
 """Equalising, bias correction and the fit: exact where they say so, and nearer to the float graph."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from edgeae_export import fit as fit_module
@@ -11,6 +13,7 @@ from edgeae_export.graph import runner
 from edgeae_export.plans import FOLDED, INT8_PLANS, fold, rewrite
 from edgeae_export.quantize import quantize
 from edgeae_export.ranges import output_error, starting_ranges
+from edgeae_export.rounding import round_weights
 from edgeae_export.sites import find_sites
 from edgeae_export.targets import PRESETS
 from edgeae_runtime.parity import psnr
@@ -101,6 +104,67 @@ def test_the_fit_is_nearer_than_its_parts(monkeypatch):
     widest = starting_ranges(plain.rewritten, plain.sites, histograms, 100.0)
     error = output_error(plain.rewritten, plain.sites, TARGET, x[1::2], plain.bias_shifts)
     assert error(plain.ranges) < error(widest)
+
+
+def plain_error(folded, plan, x):
+    """The least error of plain ranges on the inputs that judge."""
+    fitted_to, judging = fit_module.split(folded, x)
+    judge = fit_module.Judge(folded, fitted_to, judging, TARGET)
+    return judge, min(judge.error(each) for each in fit_module._plain(folded, plan, fitted_to, 0.0))
+
+
+def test_what_only_suits_the_inputs_it_was_made_from_is_dropped(monkeypatch):
+    model, x = uneven_decoder()
+    folded, _ = fold(model)
+
+    def overfitted(plain, start, *rest):
+        return replace(start, ranges={group: (0.3 * low, 0.3 * high) for group, (low, high) in start.ranges.items()})
+
+    def flattened(*arguments):
+        rounded = round_weights(*arguments)
+        return {name: replace(weight, values=weight.values // 2) for name, weight in rounded.items()}
+
+    def harmful(fitted, *rest):
+        return replace(fitted, bias_shifts={name: np.float64(5.0) for name in fitted.sites.layers})
+
+    monkeypatch.setattr(fit_module, "round_weights", flattened)
+    monkeypatch.setattr(fit_module, "_searched", overfitted)
+    monkeypatch.setattr(fit_module, "_with_corrected_biases", harmful)
+    monkeypatch.setattr(fit_module, "equalize", lambda graph, inputs, strength: graph)
+    judge, plain = plain_error(folded, INT8_PLANS[0], x)
+    fitted = fit(folded, INT8_PLANS[0], x, TARGET)
+    assert judge.error(fitted) == plain
+    assert not fitted.bias_shifts
+    assert not fitted.rounded
+
+
+@pytest.mark.parametrize("count", [2, 7, 30, 200])
+def test_the_fit_is_never_worse_than_plain_ranges(count):
+    model, x = uneven_decoder()
+    folded, _ = fold(model)
+    judge, plain = plain_error(folded, FOLDED, x[:count])
+    assert judge.error(fit(folded, FOLDED, x[:count], TARGET)) <= plain
+
+
+def test_rare_inputs_count_wherever_they_are():
+    """Where none of the judging inputs is loud, narrow ranges look good; loud ones among the others tell."""
+    nodes = [("Conv", ["x", "w"], ["c"], {}), ("Relu", ["c"], ["h"], {}), ("Conv", ["h", "v"], ["y"], {})]
+    model = graph(nodes, [4, 5, 5], {"w": weights(RNG, 8, 4, 3, 3), "v": weights(RNG, 4, 8, 1, 1)})
+    folded, x = fold(model)[0], weights(RNG, 200, 4, 5, 5)
+    x[[0, 60, 120]] *= 8
+    fitted_to, judging = fit_module.split(folded, x)
+    wide = fit_module._plain(folded, FOLDED, fitted_to, 0.0)[0]
+    narrow = replace(wide, ranges={group: (low / 4, high / 4) for group, (low, high) in wide.ranges.items()})
+    blind = fit_module.Judge(folded, judging, judging, TARGET)
+    assert blind.best([wide, narrow]) is narrow
+    assert fit_module.Judge(folded, fitted_to, judging, TARGET).best([narrow, wide]) is wide
+
+
+def test_none_of_the_inputs_that_judge_is_fitted_to():
+    model, x = uneven_decoder()
+    fitted_to, judging = fit_module.split(model, x)
+    assert len(fitted_to) + len(judging) == len(x)
+    assert not {row.tobytes() for row in fitted_to} & {row.tobytes() for row in judging}
 
 
 def test_the_fit_is_the_same_twice():

@@ -6,7 +6,7 @@ import torch
 from edgeae_export import export
 from edgeae_runtime import Autoencoder, open_bundle, verify
 
-from tests.export.foreign import FOREIGN, build, pictures, tensor
+from benchmarks.zoo.architectures import FOREIGN, build, pictures, tensor
 
 
 @pytest.mark.models

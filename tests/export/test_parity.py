@@ -1,11 +1,21 @@
 """Limits that are measured, and checks that can fail."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from edgeae_export.parity import NOISE_FACTOR, check_parity, make_reference, reconstruction_rise, torch_runner
+from edgeae_export.parity import (
+    INT8_ERROR_RISE,
+    NOISE_FACTOR,
+    Int8Limits,
+    _error_rise,
+    check_parity,
+    make_reference,
+    reconstruction_rise,
+    torch_runner,
+)
 
 FLOAT32 = {"encoder": "float32", "decoder": "float32"}
 INT8 = {"encoder": "int8", "decoder": "int8"}
@@ -58,3 +68,33 @@ def test_reconstruction_rise():
     assert reconstruction_rise(images, images + 0.1, images + 0.1) == 0
     assert reconstruction_rise(images, images + 0.1, images + 0.2) == pytest.approx(3, rel=1e-5)
     assert reconstruction_rise(images, images, images) == np.inf
+
+
+@pytest.mark.parametrize(("amount", "passes"), [(0.003, True), (0.02, False)])  # 50 dB and 34 dB
+def test_a_near_lossless_model_is_judged_by_psnr_too(reference, amount, passes):
+    own_error = 1e-4 * np.sign(np.sin(1e5 * reference.decoded))
+    lossless = dataclasses.replace(reference, images=reference.decoded + own_error)
+    decoded = reference.decoded + amount * np.sign(np.sin(1e4 * reference.decoded))
+    check = _error_rise(lossless, decoded, INT8_ERROR_RISE)
+    assert check.passed == passes
+    assert ("error +" if passes else "dB against float32") in check.where  # the other figure
+    assert check.metric == ("psnr_db" if passes else "error_rise")
+
+
+def test_a_rise_within_its_limit_is_told_as_such(reference):
+    check = _error_rise(reference, reference.decoded, INT8_ERROR_RISE)
+    assert (check.metric, check.measured, check.where, check.passed) == ("error_rise", 0.0, "", True)
+
+
+def test_other_limits_hold_instead(model, reference):
+    decode = torch_runner(model.decoder)
+    noisy = lambda batch: decode(batch) + 0.03 * np.sign(np.sin(1e4 * decode(batch)))  # noqa: E731 30.5 dB
+
+    def failed(limits):
+        checks = check_parity(reference, torch_runner(model.encoder), noisy, INT8, limits=limits)
+        return {check.what.split(",")[0] for check in checks if not check.passed}
+
+    assert failed(Int8Limits(30, 30, None)) == set()
+    assert failed(Int8Limits(30, 35, None)) == {"round trip"}  # whole set only: a few images have their allowance
+    assert failed(Int8Limits(35, 20, None)) == {"decoder image"}
+    assert failed(Int8Limits(10, 10, 1e-4)) == {"reconstruction error"}

@@ -5,7 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from edgeae_export import export
+from edgeae_export import export, int8, pipeline
+from edgeae_export.parity import Int8Limits
+from edgeae_export.verdict import Comparison
 from edgeae_runtime import Autoencoder, InputError, ParityError, open_bundle, verify
 
 
@@ -61,7 +63,8 @@ def test_without_rewrites_the_graph_is_torchs(model, tmp_path):
 
 
 def test_one_half_alone_may_be_int8(model, images, tmp_path):
-    export(model, tmp_path / "bundle", quantize="int8", calibration=images, quantize_parts=("decoder",))
+    options = {"calibration": images, "quantize_parts": ("decoder",), "target": "x86-vnni"}
+    export(model, tmp_path / "bundle", quantize="int8", **options)
     parts = open_bundle(tmp_path / "bundle").manifest.parts
     assert {name: part.precision for name, part in parts.items()} == {"encoder": "float32", "decoder": "int8"}
 
@@ -73,8 +76,72 @@ def test_max_drop_is_held_by_the_bundle(model, images, tmp_path):
         model, tmp_path / "strict", quantize="int8", calibration=images, target="x86-vnni", max_drop=f"{limit:.1f}dB"
     )
     kept = [why for part in strict.parts.values() for why in part.compiled.kept.values()]
-    assert any("max-drop" in why for why in kept)
-    assert strict.manifest.document["quality"]["decoder_psnr_db"] > limit - 1  # held on calibration images
+    assert any("too much quality" in why for why in kept)
+    round_trip = next(check for check in strict.checks if check.what.startswith("round trip") and "held" in check.what)
+    assert round_trip.limit == round(limit, 1) <= round_trip.measured
+    assert strict.manifest.document["quantization"]["limits"]["round_trip_psnr_db"] == round(limit, 1)
+    assert "layers of the" in strict.verdict
+
+
+def measured(report, what):
+    return next(check.measured for check in report.checks if check.what.startswith(what) and "held out" in check.what)
+
+
+def test_layers_go_back_to_float_where_a_common_limit_would_fail(model, images, tmp_path, monkeypatch):
+    options = {"quantize": "int8", "calibration": images, "target": "x86-vnni"}
+    first = export(model, tmp_path / "a", **options)
+    encoder, decoder = measured(first, "encoder latent"), measured(first, "decoder image")
+    monkeypatch.setattr(pipeline, "COMMON_LIMITS", Int8Limits(decoder + 2, 0.0, None))
+    report = export(model, tmp_path / "b", **options)
+    assert measured(report, "decoder image") >= decoder + 2
+    assert f"held out had {decoder:.2f} dB PSNR of {decoder + 2:g} dB: so 1 of the " in report.verdict
+    assert "int8 layers of the decoder went back to float (" in report.verdict
+    assert "too much quality" in " ".join(report.parts["decoder"].compiled.kept.values())
+    # The encoder has but one layer in int8, and cannot hold with it.
+    assert report.parts["encoder"].compiled.precision == "float32"
+    assert f"The encoder stays in float32: in int8, encoder latent, 16 held out had {encoder:.2f} dB" in report.verdict
+
+    monkeypatch.setattr(pipeline, "COMMON_LIMITS", Int8Limits(300.0, 0.0, None))
+    with pytest.raises(ParityError, match=r"while any layer of the encoder runs in int8: encoder latent.*of 300 dB"):
+        export(model, tmp_path / "c", **options)
+    with pytest.raises(ParityError, match=r"--max-drop, such as .*--quantize-part decoder.*--quantize auto"):
+        export(model, tmp_path / "c", **options)
+    assert not (tmp_path / "c").exists()
+    laxer = export(model, tmp_path / "c", **options, max_drop="20dB")
+    assert laxer.manifest.document["quantization"]["limits"]["part_psnr_db"] == 20
+    assert "error_rise" not in {check.metric for check in laxer.checks}
+
+
+def test_auto_takes_float32_where_int8_does_not_hold(model, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "COMMON_LIMITS", Int8Limits(300.0, 300.0, None))
+    report = export(model, tmp_path / "bundle", quantize="auto", calibration=images, target="x86-vnni")
+    assert {part.compiled.precision for part in report.parts.values()} == {"float32"}
+    assert report.verdict.startswith(
+        "Nothing was exported in int8. The encoder stays in float32: in int8, encoder latent"
+    )
+    assert report.manifest.document["quantization"] is None
+    assert all(check.passed for check in verify(tmp_path / "bundle"))
+
+
+def test_a_limit_of_the_user_that_int8_cannot_hold_is_refused(model, images, tmp_path):
+    with pytest.raises(InputError, match=r"round trip, 16 held out had .* dB PSNR of 300 dB"):
+        export(model, tmp_path / "b", quantize="int8", calibration=images, target="x86-vnni", max_drop="300dB")
+
+
+def test_auto_takes_the_faster_form_of_each_part(model, images, tmp_path, monkeypatch):
+    def timed(part, plain, float32, exported, inputs):
+        time = 50.0 if part == "encoder" else 150.0
+        return Comparison(part, 100.0, time, plain.ByteSize(), exported.ByteSize(), 0.03, float32.ByteSize())
+
+    monkeypatch.setattr(int8, "compare_with_float", timed)
+    report = export(model, tmp_path / "bundle", quantize="auto", calibration=images)
+    parts = open_bundle(tmp_path / "bundle").manifest.parts
+    assert {name: part.precision for name, part in parts.items()} == {"encoder": "int8", "decoder": "float32"}
+    assert "encoder 75 % of the size and 2.00x as fast" in report.verdict
+    assert "The decoder stays in float32: int8 is 1.50x slower here" in report.verdict
+    assert all(check.passed for check in verify(tmp_path / "bundle"))
+    ae = Autoencoder.load(tmp_path / "bundle")
+    assert ae.reconstruct(images[:3]).shape == (3, 1, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +210,7 @@ def test_bad_calibration_images_are_refused(model, tmp_path, calibration, words)
 
 
 def test_unknown_quantisation(model, tmp_path):
-    with pytest.raises(InputError, match="none, int8"):
+    with pytest.raises(InputError, match="none, int8, auto"):
         export(model, tmp_path / "bundle", quantize="int4")
 
 

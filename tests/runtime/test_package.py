@@ -1,6 +1,7 @@
 """What importing costs, what is public, and how time is measured."""
 
 import os
+import resource
 import subprocess
 import sys
 
@@ -11,11 +12,11 @@ from edgeae_runtime.cold_start import bundle_command, measure
 from edgeae_runtime.images import contact_sheet
 
 HEAVY = ("torch", "onnx", "typer", "rich", "PIL", "matplotlib", "edgeae", "edgeae_export")
-MAX_MEMORY_MIB = 80
-MAX_START_MS = 150
-MAX_IMPORT_MS = 120
+MAX_IMPORT = 0.8  # of the CPU time that importing numpy and onnxruntime takes; measured: 0.35, 0.55 without .pyc files
+MAX_START = 2.0  # times the CPU time of a process that only imports these; measured: 1.4, 1.5 without
+MAX_MEMORY = 1.4  # times the memory of that process; measured: 1.27
+RUNS = 5
 native = pytest.mark.skipif("EDGEAE_PYTHON" in os.environ, reason="an emulator's time and memory tell nothing")
-SHARED_MACHINE = 2  # other work on the machine may slow a start-up this many times
 
 
 def test_public_names():
@@ -41,19 +42,44 @@ def test_running_a_bundle_imports_nothing_heavy(bundle):
 @native
 def test_importing_costs_little_over_its_two_libraries():
     code = (
-        "import time, numpy, onnxruntime\nstart = time.perf_counter()\nimport edgeae_runtime\n"
-        "print(1e3 * (time.perf_counter() - start))"
+        "import time\nstart = time.process_time()\nimport numpy, onnxruntime\nmiddle = time.process_time()\n"
+        "import edgeae_runtime\nprint((time.process_time() - middle) / (middle - start))"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
-    assert min(float(run.stdout) for run in runs) <= MAX_IMPORT_MS
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(RUNS)
+    ]
+    assert min(float(run.stdout) for run in runs) <= MAX_IMPORT
+
+
+def cpu_and_memory(code):
+    """CPU seconds of a fresh process, and the most memory it had: what a busy machine changes little."""
+    told = "\nprint([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code + told], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, float(done.stdout)
 
 
 @native
-def test_first_image_comes_soon_and_small(bundle):
-    figures = measure(bundle_command(bundle, "decoder", "cpu"), runs=5)
-    assert figures["peak_memory_mib"] <= MAX_MEMORY_MIB
-    assert figures["total_ms"] <= MAX_START_MS * SHARED_MACHINE
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of a process's memory")
+def test_first_image_costs_little_over_its_two_libraries(bundle):
+    libraries = "import numpy, onnxruntime"
+    image = (
+        "import numpy, edgeae_runtime\n"
+        f"edgeae_runtime.Autoencoder.load({str(bundle)!r}, parts=('decoder',)).decode(numpy.zeros(3, 'float32'))"
+    )
+    turns = [(cpu_and_memory(libraries), cpu_and_memory(image)) for _ in range(RUNS)]
+    least_libraries, least_image = (np.min(figures, axis=0) for figures in zip(*turns, strict=True))
+    cpu, memory = least_image / least_libraries
+    assert cpu <= MAX_START
+    assert memory <= MAX_MEMORY
+
+
+@native
+def test_a_cold_start_is_measured_stage_by_stage(bundle):
+    figures = measure(bundle_command(bundle, "decoder", "cpu"), runs=1)
     assert figures["import_ms"] + figures["load_ms"] + figures["first_call_ms"] < figures["total_ms"]
+    assert all(value > 0 for value in figures.values())
 
 
 def test_contact_sheet_places_every_image():

@@ -1,7 +1,11 @@
 """The measuring itself: does it find differences that are there, and none that are not?"""
 
+import contextlib
 import itertools
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,8 +14,10 @@ import pytest
 from edgeae_runtime import endurance
 from edgeae_runtime.endurance import WINDOWS, endure, idle_cpu
 from edgeae_runtime.timing import (
+    BUSY,
     MAX_ROUNDS,
     MIN_ROUNDS,
+    THREAD_CLOCK,
     compared,
     difference,
     interleave,
@@ -65,6 +71,40 @@ def test_rounds_stop_when_every_interval_is_narrow():
     assert len(interleave_turns(restless)["a"].round_medians) == MAX_ROUNDS
 
 
+@contextlib.contextmanager
+def busy_machine(processes_per_core=3):
+    """Other processes that want the processor all the time."""
+    count = processes_per_core * (os.cpu_count() or 1)
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+@pytest.mark.skipif(THREAD_CLOCK is time.perf_counter_ns, reason="no fine clock of a thread's CPU time here")
+def test_a_busy_machine_is_noticed_and_does_not_move_the_ratio_of_cpu_times():
+    short, long = (lambda: sum(range(20_000))), (lambda: sum(range(60_000)))
+    with busy_machine():
+        timed = interleave({"short": short, "long": long}, seconds_per_turn=0.02, clock=THREAD_CLOCK, budget_s=1.0)
+    assert compared(timed["long"], timed["short"]).ratio == pytest.approx(3, rel=0.2)
+    assert timed["long"].stretch > BUSY
+
+
+def test_a_budget_ends_the_rounds_but_not_before_the_least():
+    values = itertools.cycle([0.001, 0.003])
+    timed = interleave({"a": lambda: time.sleep(next(values))}, seconds_per_turn=0.001, budget_s=0.0)
+    assert len(timed["a"].round_medians) == MIN_ROUNDS
+
+
+@pytest.mark.skipif(THREAD_CLOCK is time.perf_counter_ns, reason="no fine clock of a thread's CPU time here")
+def test_a_turn_ends_even_where_the_clock_stands_still():
+    timed = interleave({"waits": lambda: time.sleep(0.002)}, rounds=1, seconds_per_turn=0.005, clock=THREAD_CLOCK)
+    assert timed["waits"].stretch > BUSY
+
+
 def test_a_difference_within_the_noise_is_a_tie():
     assert difference(104.0, 100.0, 0.02, 0.01).real
     assert not difference(104.0, 100.0, 0.02, 0.01, 0.02).real
@@ -85,7 +125,7 @@ def test_idle_cpu_sees_a_spinning_thread():
     thread = threading.Thread(target=spin)
     thread.start()
     try:
-        assert idle_cpu(0.3) > 0.2 > quiet
+        assert idle_cpu(0.3) > 10 * quiet, "also where other work leaves the thread little of a core"
     finally:
         stop.set()
         thread.join()

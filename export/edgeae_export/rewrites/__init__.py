@@ -12,6 +12,7 @@ from edgeae_export.rewrites.one_position import to_gemm
 from edgeae_export.rewrites.phase_split import split_phases
 from edgeae_export.rewrites.resize_phases import resize_to_phases
 from edgeae_export.rewrites.subpixel import subpixel
+from edgeae_export.rewrites.wide_outputs import widen_outputs
 
 __all__ = [
     "Decision",
@@ -26,4 +27,5 @@ __all__ = [
     "split_phases",
     "subpixel",
     "to_gemm",
+    "widen_outputs",
 ]

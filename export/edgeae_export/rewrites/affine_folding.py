@@ -3,9 +3,10 @@
 The composition of affine maps is affine: the new weight's rows are what the convolution makes of each row of the old
 weight, and the new bias what it makes of the old bias. Computed in float64.
 
-Preconditions: constant weights, and tensors between them that nothing else reads. Cost rule: fewer multiply-adds, and
-no more weights to store and to read. This holds for small latents: a decoder's first layer is a Gemm from few numbers
-to a small map, and the convolution after it holds the largest weight of all.
+Preconditions: constant weights, tensors between them that nothing else reads, and a Reshape that makes one map of
+each row. Cost rule: fewer multiply-adds, and no more weights to store and to read. This holds for small latents: a
+decoder's first layer is a Gemm from few numbers to a small map, and the convolution after it holds the largest weight
+of all.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def _fold(editor: GraphEditor, gemm: NodeProto, reshape: NodeProto, layer: NodeP
     shape = editor.fixed_shape(reshape.output[0])
     if shape is None:
         return refuse("the size of the map is not known")
+    if not editor.keeps_rows(reshape):
+        return refuse("the reshape between them makes other rows than the Gemm's")
     maps = [value.reshape(-1, *shape) for value in weights]
     inputs, size_before = weights[0].shape
     new_weight = _convolve(layer.op_type, maps[0], editor.constants[layer.input[1]], window)

@@ -11,8 +11,8 @@ alike. A Gemm that makes a map has its columns reordered to channels last. A nea
 Runtime computes channels last element by element, becomes two Concats of a map with itself: the bytes of 64 channels
 of 32x32 took 11 us instead of 67.
 
-Preconditions: axes of known size, DepthToSpace in DCR mode. Cost rule: for int8 graphs; in float32 ONNX
-Runtime blocks channels instead, and the Transposes would stay.
+Preconditions: axes of known size, DepthToSpace in DCR mode, a Reshape that makes one map of each row of the Gemm. Cost
+rule: for int8 graphs; in float32 ONNX Runtime blocks channels instead, and the Transposes would stay.
 """
 
 from __future__ import annotations
@@ -135,6 +135,8 @@ def _map(editor: GraphEditor, node: NodeProto) -> list[Decision]:
         return []
     if editor.only_consumer(gemm.output[0]) is None:
         return [Decision(RULE, gemm.name, False, "its output is read elsewhere too")]
+    if not editor.keeps_rows(node):
+        return [Decision(RULE, gemm.name, False, "the reshape after it makes other rows than the Gemm's")]
     channels, height, width = shape
     order = np.arange(channels * height * width).reshape(channels, height, width).transpose(1, 2, 0).ravel()
     inputs = [gemm.input[0]]

@@ -1,5 +1,6 @@
-"""Autoencoders that were not written here, with seeded weights, trained for a moment so that they do something.
+"""Architectures of other people, with seeded weights, trained for a moment so that they do something.
 
+Packages that can be installed bring most of them; those of `small_nets.py` are written after patterns met elsewhere.
 Each entry of `FOREIGN` gives the model, the options of `export`, and inputs as the model takes them.
 """
 
@@ -14,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from edgeae_export import ValueRange
 from torch import nn
+
+from benchmarks.zoo.small_nets import Ai85, Cropped, Patches, VanillaVAE, Volume
 
 STEPS = 30
 
@@ -30,14 +33,15 @@ class Foreign:
 
 
 def pictures(shape: tuple[int, ...], count: int = 160) -> np.ndarray:
-    """Smooth random pictures in [0, 1], or rows of correlated numbers."""
+    """Smooth random pictures or volumes in [0, 1], or rows of correlated numbers."""
     rng = np.random.default_rng(0)
     if len(shape) == 1:
         factors = rng.standard_normal((count, 3)) @ rng.standard_normal((3, shape[0]))
         return (factors + 0.1 * rng.standard_normal((count, shape[0]))).astype(np.float32)
-    channels, height, width = shape
-    coarse = torch.from_numpy(rng.random((count, channels, 5, 5), dtype=np.float32))
-    return F.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1).numpy()
+    channels, *size = shape
+    coarse = torch.from_numpy(rng.random((count, channels, *(5 for _ in size)), dtype=np.float32))
+    mode = "bicubic" if len(size) == 2 else "trilinear"
+    return F.interpolate(coarse, size, mode=mode).clamp(0, 1).numpy()
 
 
 def tiny_autoencoder() -> nn.Module:
@@ -118,6 +122,11 @@ FOREIGN = (
     Foreign("pythae AE, residual", pythae_resnet, (3, 32, 32)),
     Foreign("MONAI AutoEncoder", monai_autoencoder, (1, 32, 32)),
     Foreign("PyOD AutoEncoder, dense", pyod_dense, (40,)),
+    Foreign("ai85 autoencoder", Ai85, (1, 28, 28)),
+    Foreign("PyTorch-VAE VanillaVAE", VanillaVAE, (3, 32, 32), value_range=ValueRange.between(-1, 1)),
+    Foreign("volumes, Conv3d", Volume, (1, 16, 16, 16)),
+    Foreign("30x50, cropping decoder", Cropped, (1, 30, 50)),
+    Foreign("ViT-like patches", Patches, (3, 32, 32)),
 )
 
 
@@ -141,7 +150,7 @@ def build(foreign: Foreign, steps: int = STEPS) -> nn.Module:
 NAMES = (("encode", "encoder"), ("decode", "decoder"))
 
 
-def tensor(output: Any) -> torch.Tensor:
+def tensor(output: Any) -> torch.Tensor:  # noqa: ANN401 whatever a model returns
     """The latent's mean, or the image, of whatever a model returns."""
     if isinstance(output, torch.Tensor):
         return output

@@ -1,0 +1,37 @@
+"""Convolutions with few outputs, widened for the int8 kernels."""
+
+import numpy as np
+import pytest
+from edgeae_export.rewrites import widen_outputs
+
+from tests.export.graphs import assert_equal, graph, operators, weights
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ["Relu", "Sigmoid", None])
+@pytest.mark.parametrize(("shape", "kernel"), [([8, 12], (5,)), ([8, 7, 9], (3, 3)), ([8, 4, 5, 6], (3, 2, 2))])
+def test_a_widened_convolution_computes_the_same(shape, kernel, activation, bias):
+    constants = {"w": weights(RNG, 3, 8, *kernel) * 3, **({"b": weights(RNG, 3)} if bias else {})}
+    nodes = [("Conv", ["x", *constants], ["h"], {"strides": [2] * len(kernel), "pads": [1] * 2 * len(kernel)})]
+    nodes.append((activation or "Identity", ["h"], ["y"], {}))
+    model = graph(nodes, shape, constants)
+    if np.prod(kernel) * 8 < 64:
+        assert widen_outputs(model)[0].graph.node[0].op_type == "Conv"
+        return
+    wide, (decision,) = widen_outputs(model)
+    assert decision.applied
+    assert operators(wide)[:2] == (["Conv", "Relu"] if activation == "Relu" else ["Conv", "Slice"])
+    assert_equal(model, wide, weights(RNG, 3, *shape))
+
+
+def test_what_would_not_gain_is_left_alone():
+    few = graph([("Conv", ["x", "w"], ["y"], {})], [2, 6, 6], {"w": weights(RNG, 3, 2, 3, 3)})
+    many = graph([("Conv", ["x", "w"], ["y"], {})], [8, 6, 6], {"w": weights(RNG, 16, 8, 3, 3)})
+    grouped = graph([("Conv", ["x", "w"], ["y"], {"group": 4})], [64, 6, 6], {"w": weights(RNG, 4, 16, 3, 3)})
+    assert not widen_outputs(many)[1]
+    for model in (few, grouped):
+        same, (decision,) = widen_outputs(model)
+        assert not decision.applied
+        assert operators(same) == ["Conv"]
