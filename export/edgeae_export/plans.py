@@ -96,7 +96,7 @@ def steps_of(model: onnx.ModelProto, plan: Plan) -> dict[str, Step]:
     """A plan's rewrites of a folded graph by name, in their order, without those that the plan leaves out."""
     merging = mergeable(model) if plan.subpixel != "none" else frozenset[str]()
     only = merging if plan.subpixel == "merging" else None
-    if plan.columns:
+    if plan.columns and "col2im" not in plan.left_out:
         only = frozenset(node.name for node in GraphEditor(model).of_type("ConvTranspose")) - last_columns(model)
     wanted: dict[str, tuple[bool, Step]] = {
         "resize_phases": (plan.resize, resize_to_phases),

@@ -75,6 +75,7 @@ def quantize(
         A graph of standard operators; opset and inputs and outputs as before.
     """
     editor = GraphEditor(model)
+    _pad_all_axes(editor)
     inserter = _Inserter(editor, target)
     scales = {tensor: ActivationScale.of(*ranges[group]) for group in sites.groups for tensor in group}
     layers = [node for node in editor.nodes if node.name in set(sites.layers)]
@@ -177,10 +178,9 @@ class _Inserter:
 
     def _pad_with(self, node: NodeProto, zero: np.uint8) -> None:
         """Let a Pad of zeros write the byte that stands for zero."""
-        value = self.editor.add_constant(zero, f"{node.name}_zero")
-        inputs = [*node.input, "", ""]
+        value, pads = self.editor.add_constant(zero, f"{node.name}_zero"), list(node.input[:2])
         del node.input[:]
-        node.input.extend([*inputs[:2], value, *([inputs[3]] if inputs[3] else [])])
+        node.input.extend([*pads, value])
 
     def layer(
         self, node: NodeProto, input_scale: ActivationScale, shift: Array | None, rounded: QuantizedWeight | None
@@ -270,6 +270,19 @@ class _Inserter:
             found.append(node)
             pending += moved_inputs(node)
         return [node for node in self.editor.sorted_nodes() if any(node is other for other in found)]
+
+
+def _pad_all_axes(editor: GraphEditor) -> None:
+    """Let every Pad that names axes name them all: ONNX Runtime, moving Transposes past it, takes wrong ones."""
+    for node in editor.of_type("Pad"):
+        rank, inputs = len(editor.shape(node.input[0])), [*node.input, "", ""]
+        pads, axes = editor.constant(inputs[1]), editor.constant(inputs[3])
+        if pads is None or axes is None or rank == 0:
+            continue
+        spread = np.zeros((2, rank), np.int64)
+        spread[:, axes % rank] = pads.reshape(2, -1)
+        del node.input[:]
+        node.input.extend([inputs[0], editor.add_constant(spread.reshape(-1), f"{node.name}_pads"), inputs[2]])
 
 
 def _bounds(editor: GraphEditor, node: NodeProto) -> tuple[float, float] | None:

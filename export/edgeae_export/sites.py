@@ -126,6 +126,10 @@ def moves(editor: GraphEditor, node: NodeProto) -> bool:
         return editor.constant(node.input[1]) is not None
     if node.op_type == "Pad":
         value = editor.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
+        if len(node.input) > 3 and (
+            any(editor.constant(node.input[index]) is None for index in (1, 3)) or not editor.shape(node.input[0])
+        ):
+            return False  # which axes it pads is to be written out
         mirrored = attribute(node, "mode", "constant") != "constant"
         return mirrored or (value is not None and not np.any(value))
     return False

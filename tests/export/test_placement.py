@@ -167,10 +167,12 @@ MOVES = {
     "Resize": ("Resize", ["m", "", "scales"], {"mode": "nearest", "coordinate_transformation_mode": "asymmetric",
                                                 "nearest_mode": "floor"}),
     "Pad of zeros": ("Pad", ["m", "pads"], {}),
+    "Pad of one axis": ("Pad", ["m", "ends", "zero", "two"], {}),
     "Pad of a mirror": ("Pad", ["m", "pads"], {"mode": "reflect"}),
     "Slice": ("Slice", ["m", "one", "five", "two"], {}),
     "Gather": ("Gather", ["m", "order"], {"axis": 1}),
     "MaxPool": ("MaxPool", ["m"], {"kernel_shape": [2, 2]}),
+    "Expand": ("Expand", ["m", "shape"], {}),
     "Tile": ("Tile", ["m", "repeats"], {}),
 }  # fmt: skip
 
@@ -184,7 +186,8 @@ def test_what_moves_numbers_moves_bytes(move):
         "w0": weights(RNG, 16, 16, 3, 3) / 12, "w1": weights(RNG, 16, 16, 3, 3) / 12,
         "scales": np.float32([1, 1, 2, 2]), "pads": np.array([0, 0, 1, 1, 0, 0, 2, 1]), "one": np.array([1]),
         "five": np.array([5]), "two": np.array([2]), "order": np.arange(16)[::-1].copy(),
-        "repeats": np.array([1, 1, 2, 1]),
+        "repeats": np.array([1, 1, 2, 1]), "ends": np.array([1, 2]), "zero": np.float32(0),
+        "shape": np.array([1, 16, 8, 8]),
     }  # fmt: skip
     constants = {name: value for name, value in constants.items() if name in (*inputs, "w0", "w1")}
     model, x = graph(nodes, [16, 8, 8], constants), weights(RNG, 20, 16, 8, 8)
