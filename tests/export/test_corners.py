@@ -69,7 +69,7 @@ def test_the_golden_vectors_hold_some(model, images, tmp_path, quantize, pixels)
 
 
 def test_a_variational_encoder_has_its_log_variance_on_corners(images, tmp_path):
-    from tests.export.foreign import FOREIGN, build
+    from benchmarks.zoo.architectures import FOREIGN, build
 
     foreign = next(each for each in FOREIGN if each.name == "pythae VAE, dense")
     inputs = np.pad(images, ((0, 0), (0, 0), (6, 6), (6, 6)))
@@ -144,16 +144,16 @@ def nan_for_zeros(graph):
 
 @pytest.mark.parametrize("pixels", ["float32", "uint8"])
 def test_an_int8_graph_that_fails_on_a_corner_alone_is_refused(model, images, tmp_path, monkeypatch, pixels):
-    from edgeae_export import pipeline
+    from edgeae_export import int8
 
-    right = pipeline.compile_int8
+    right = int8.compile_int8
 
     def wrong(graph, *rest):
         compiled = right(graph, *rest)
         decodes = graph.graph.input[0].name == "latent"
         return replace(compiled, model=nan_for_zeros(compiled.model)) if decodes else compiled
 
-    monkeypatch.setattr(pipeline, "compile_int8", wrong)
+    monkeypatch.setattr(int8, "compile_int8", wrong)
     with pytest.raises(ParityError, match="corners"):
         export(model, tmp_path / "bundle", quantize="int8", calibration=images, pixels=pixels, target="x86-vnni")
     assert not (tmp_path / "bundle").exists()
