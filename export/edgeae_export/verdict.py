@@ -39,8 +39,10 @@ class Comparison:
         return difference(self.float_us, self.exported_us, self.noise)
 
 
-SECONDS = 1.0
+SECONDS = 2.0
 """CPU time of a comparison after which no further round begins."""
+LOUD = 0.1
+"""Noise from which a tie is told with it: by so much it may be none."""
 
 
 def compare_with_float(
@@ -113,5 +115,5 @@ def _milliseconds(before: float, after: float) -> str:
 
 def _speed(found: Difference) -> str:
     if not found.real:
-        return "as fast"
+        return "as fast" if found.noise < LOUD else f"as fast within a noise of {100 * found.noise:.0f} %"
     return f"{found.ratio:.2f}x as fast" if found.ratio > 1 else f"{1 / found.ratio:.2f}x slower"

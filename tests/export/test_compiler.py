@@ -246,6 +246,7 @@ def test_the_verdict_tells_size_speed_and_quality():
     assert "leave it in float32" in verdict([slow], quality)
     assert "as fast" in verdict([level], quality)
     assert "leave it" not in verdict([level], quality)
+    assert "as fast within a noise of 30 %" in verdict([replace(level, noise=0.3)], quality)
     busy = verdict([replace(fast, stretch=2.5)], quality, ["The encoder stays in float32: so"])
     assert "This machine was busy: calls took up to 2.5 times their CPU time" in busy
     assert "by the wall 0.25 -> 0.1 ms" in busy
