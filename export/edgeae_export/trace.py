@@ -56,17 +56,25 @@ def trace(module: nn.Module, example: Tensor, input_name: str, output_names: Seq
     with _quiet():
         program.optimize()
     optimized = program.model_proto
-    lost = lost_constants(plain, optimized)
-    if not lost:
-        model = _finished(optimized, example)
-        if _alike(model, module, example):
-            return model
-    # torch's own optimiser takes an addition of 1e-15 for one of nothing, and then something divides by zero.
+    if lost_constants(plain, optimized):
+        # torch's own optimiser takes an addition of 1e-15 for one of nothing, and then something divides by zero.
+        return _folded(plain, example)
+    model = _finished(optimized, example)
+    if _alike(model, module, example):
+        return model
+    try:
+        folded = _folded(plain, example)
+    except InputError:  # no better, then: the parity check tells how far the optimised graph is off
+        return model
+    return folded if _alike(folded, module, example) else model
+
+
+def _folded(model: onnx.ModelProto, example: Tensor) -> onnx.ModelProto:
+    """A graph that torch did not optimise, with its constants folded alone, which loses none."""
     with _quiet():
-        onnxscript.optimizer.fold_constants(plain)
-        onnxscript.optimizer.remove_unused_nodes(plain)
-    folded = _finished(plain, example)
-    return folded if lost or _alike(folded, module, example) else model
+        onnxscript.optimizer.fold_constants(model)
+        onnxscript.optimizer.remove_unused_nodes(model)
+    return _finished(model, example)
 
 
 def _program(
