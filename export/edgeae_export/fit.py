@@ -22,7 +22,7 @@ from edgeae_export.graph import Float32Array, runner
 from edgeae_export.parity import in_large_batches
 from edgeae_export.plans import Plan, rewrite
 from edgeae_export.quantize import QuantizedWeight, quantize
-from edgeae_export.ranges import SCHEDULES, Ranges, Steps, all_starting_ranges, schedule, search_ranges
+from edgeae_export.ranges import Ranges, Steps, all_starting_ranges, schedule, search_ranges
 from edgeae_export.rounding import round_weights
 from edgeae_export.sites import Sites, find_sites
 from edgeae_export.targets import Target
@@ -105,10 +105,9 @@ def fit(folded: onnx.ModelProto, plan: Plan, inputs: Float32Array, target: Targe
     plain = [[*group, _rounded(judge.best(group), fitted_to, target)] for group in plain]
     best = judge.best(each for group in plain for each in group)
     steps, count = schedule(folded, len(best.sites.groups), len(fitted_to))
-    for group in plain:
-        # A search is dear: only from where it promises most, unless it can be afforded everywhere.
-        if steps == SCHEDULES[0] or (steps and any(each is best for each in group)):
-            best = judge.best([best, _searched(group, judge.best(group), fitted_to, count, steps, target)])
+    if steps:  # a search is dear: only from where it promises most
+        group = next(group for group in plain if any(each is best for each in group))
+        best = judge.best([best, _searched(group, best, fitted_to, count, steps, target)])
     return judge.best([best, _with_corrected_biases(best, fitted_to, target)])
 
 
