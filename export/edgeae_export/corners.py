@@ -33,8 +33,6 @@ INT8_PSNR_ON_CORNERS_DB = 0.0
 taken from real images, so that a corner may well be clipped; it must stay finite and in place."""
 
 Outputs = Callable[[Float32Array], tuple[Float32Array, ...]]
-Truths = Callable[[Float32Array], list[tuple[Float32Array, ...]]]
-"""Several runs, each nearer to the truth than float32; see `noise.TruerRuns`."""
 _Made = TypeVar("_Made")
 
 
@@ -108,19 +106,20 @@ def torch_corners(encoder: nn.Module, decoder: nn.Module, reference: Reference, 
     left_out += [name for name in further_names if name not in latent_names]
 
     outputs: dict[str, Answers] = {}
-    encoded = _answers(encode, encodes, kept) if len(kept) else ()
+    truths = (_or_none(encodes, kept) or []) if len(kept) else []
+    encoded = _answers(encode, truths, kept) if len(kept) else []
     made = encoded[0][0] if encoded else reference.latents[:0]
     latents = np.concatenate([made, further[sound_latents]])
     real = reference.noise
     for key, (expected, noise) in zip(("latent", "log_variance"), encoded, strict=False):
         outputs[key] = Answers(tuple(kept_names), expected, np.maximum(noise, real[key]))
     if len(latents):
-        expected, noise = _answers(decode, decodes, latents)[0]
+        expected, noise = _answers(decode, _or_none(decodes, latents) or [], latents)[0]
         outputs["image"] = Answers((*kept_names, *latent_names), expected, np.maximum(noise, real["image"]))
     if len(kept):
         chain: Outputs = lambda images: decode(encode(images)[0])  # noqa: E731
-        chains: Truths = lambda images: [run for made in encodes(images) for run in decodes(made[0])]  # noqa: E731
-        expected, noise = _answers(chain, chains, kept)[0]
+        truer = [run for made in truths for run in _or_none(decodes, made[0]) or []]
+        expected, noise = _answers(chain, truer, kept)[0]
         outputs["reconstruction"] = Answers(tuple(kept_names), expected, np.maximum(noise, real["reconstruction"]))
     return Corners(kept, latents, outputs, tuple(left_out))
 
@@ -256,13 +255,12 @@ def _limits(key: str, answers: Answers, precision: str, rounding: float) -> NDAr
     return NOISE_FACTOR * answers.noise + (rounding if key in ("image", "reconstruction") else 0.0)
 
 
-def _answers(run: Outputs, truer: Truths, inputs: Float32Array) -> list[tuple[Float32Array, NDArray[np.float64]]]:
+def _answers(
+    run: Outputs, truths: Sequence[tuple[Float32Array, ...]], inputs: Float32Array
+) -> list[tuple[Float32Array, NDArray[np.float64]]]:
     """Each output, and the noise floor of each corner: never below the rounding of its largest value."""
-    moved = in_last_bit(inputs)
-    others = [*(_or_none(truer, inputs) or []), *(_or_none(truer, moved) or [])]
-    again = _or_none(run, moved)
-    if again is not None:
-        others.append(again)
+    again = _or_none(run, in_last_bit(inputs))
+    others = [*truths, *([] if again is None else [again])]
     found = []
     for index, expected in enumerate(run(inputs)):
         floor = ROUNDING * largest(expected)

@@ -22,26 +22,43 @@ SMALLEST = 1e-3
 
 
 def equalize(model: onnx.ModelProto, inputs: Float32Array, strength: float) -> onnx.ModelProto:
-    """Divide each channel by (its largest value / the largest of all channels) ** `strength`.
+    """`Equalizer.at` for a single strength."""
+    return Equalizer(model, inputs).at(strength)
 
-    Args:
-        model: a folded float32 graph, before its layers are split or shuffled.
-        inputs: calibration inputs, float32 [n, …].
-        strength: 0 leaves the graph as it is; 1 gives every channel the same range, at the weights' expense.
 
-    Returns:
-        The equalised graph; the given one where that cannot be made, or computes something else on real inputs or on
-        corners.
-    """
-    editor = GraphEditor(model)
-    classes = channel_classes(editor)
-    if strength == 0 or not classes:
-        return model
-    try:
-        equalized = _equalized(editor, classes, _peaks(model, classes, inputs), strength)
-    except Exception:  # a form of graph that was not foreseen: it stays as it is
-        return model
-    return model if Probe(model, inputs).difference(equalized) else equalized
+class Equalizer:
+    """Equalises one graph to several strengths."""
+
+    def __init__(self, model: onnx.ModelProto, inputs: Float32Array) -> None:
+        """Find what can be scaled, and how large it is.
+
+        Args:
+            model: a folded float32 graph, before its layers are split or shuffled.
+            inputs: calibration inputs, float32 [n, …].
+        """
+        self.model = model
+        classes = channel_classes(GraphEditor(model))
+        self._peaks = _peaks(model, classes, inputs) if classes else []
+        self._probe = Probe(model, inputs) if classes else None
+
+    def at(self, strength: float) -> onnx.ModelProto:
+        """Divide each channel by (its largest value / the largest of all channels) ** `strength`.
+
+        Args:
+            strength: 0 leaves the graph as it is; 1 gives every channel the same range, at the weights' expense.
+
+        Returns:
+            The equalised graph; the given one where that cannot be made, or computes something else on real inputs or
+            on corners.
+        """
+        if strength == 0 or self._probe is None:
+            return self.model
+        editor = GraphEditor(self.model)
+        try:
+            equalized = _equalized(editor, channel_classes(editor), self._peaks, strength)
+        except Exception:  # a form of graph that was not foreseen: it stays as it is
+            return self.model
+        return self.model if self._probe.difference(equalized) else equalized
 
 
 def _equalized(

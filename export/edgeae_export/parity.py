@@ -44,8 +44,9 @@ FEW_IMAGES_ALLOWANCE_DB = 6.0
 BATCH_VALUES = 64 * 3 * 64 * 64
 """Most numbers of input or output per call when many images are run: 64 colour images of 64 x 64, 4 of 256 x 256."""
 
-NOISE_IMAGES = 256
-"""Images the noise floor is measured on: float64 is slow, and fewer images can only make the limit stricter."""
+NOISE_IMAGES, NOISE_VALUES = (16, 256), 256 * 28 * 28
+"""Fewest and most images the noise floor is measured on, and about how many numbers these hold: float64 is slow, and
+fewer images can only make the limit stricter."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def make_reference(
     decode = torch_runner(decoder)
     latents, *further = torch_outputs(encoder)(images)
     decoded = decode(latents)
-    few = slice(NOISE_IMAGES)
+    few = slice(int(np.clip(NOISE_VALUES // math.prod(images.shape[1:]), *NOISE_IMAGES)))
     encodes, decodes = TruerRuns.of(encoder, images), TruerRuns.of(decoder, latents)
     encoded = encodes(images[few])
     truer = [latent for latent, *_ in encoded]

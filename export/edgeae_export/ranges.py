@@ -94,11 +94,9 @@ def least_error_ranges(model: onnx.ModelProto, sites: Sites, histograms: Mapping
 
 
 def all_starting_ranges(model: onnx.ModelProto, sites: Sites, histograms: Mapping[str, Histogram]) -> list[Ranges]:
-    """Every starting point, all values first."""
-    return [
-        *(starting_ranges(model, sites, histograms, percent) for percent in PERCENTILES),
-        least_error_ranges(model, sites, histograms),
-    ]
+    """Every starting point, from all values to the narrowest."""
+    widest, *narrower = (starting_ranges(model, sites, histograms, percent) for percent in PERCENTILES)
+    return [widest, least_error_ranges(model, sites, histograms), *narrower]
 
 
 def schedule(model: onnx.ModelProto, groups: int, available: int) -> tuple[Steps, int]:

@@ -7,7 +7,7 @@ import pytest
 from edgeae_export import fit as fit_module
 from edgeae_export.bias_correction import _means, correct_biases
 from edgeae_export.calibration import activations, calibrate
-from edgeae_export.equalize import equalize
+from edgeae_export.equalize import Equalizer, equalize
 from edgeae_export.fit import fit
 from edgeae_export.graph import runner
 from edgeae_export.plans import FOLDED, INT8_PLANS, fold, rewrite
@@ -110,7 +110,9 @@ def plain_error(folded, plan, x):
     """The least error of plain ranges on the inputs that judge."""
     fitted_to, judging = fit_module.split(folded, x)
     judge = fit_module.Judge(folded, fitted_to, judging, TARGET)
-    return judge, min(judge.error(each) for each in fit_module._plain(folded, plan, fitted_to, 0.0))
+    return judge, min(
+        judge.error(each) for each in fit_module._plain(Equalizer(folded, fitted_to), plan, fitted_to, 0.0)
+    )
 
 
 def test_what_only_suits_the_inputs_it_was_made_from_is_dropped(monkeypatch):
@@ -118,7 +120,7 @@ def test_what_only_suits_the_inputs_it_was_made_from_is_dropped(monkeypatch):
     folded, _ = fold(model)
 
     def overfitted(plain, start, *rest):
-        return replace(start, ranges={group: (0.3 * low, 0.3 * high) for group, (low, high) in start.ranges.items()})
+        return replace(start, ranges={group: (0.02 * low, 0.02 * high) for group, (low, high) in start.ranges.items()})
 
     def flattened(*arguments):
         rounded = round_weights(*arguments)
@@ -130,7 +132,7 @@ def test_what_only_suits_the_inputs_it_was_made_from_is_dropped(monkeypatch):
     monkeypatch.setattr(fit_module, "round_weights", flattened)
     monkeypatch.setattr(fit_module, "_searched", overfitted)
     monkeypatch.setattr(fit_module, "_with_corrected_biases", harmful)
-    monkeypatch.setattr(fit_module, "equalize", lambda graph, inputs, strength: graph)
+    monkeypatch.setattr(Equalizer, "at", lambda equalizer, strength: equalizer.model)
     judge, plain = plain_error(folded, INT8_PLANS[0], x)
     fitted = fit(folded, INT8_PLANS[0], x, TARGET)
     assert judge.error(fitted) == plain
@@ -151,9 +153,9 @@ def test_rare_inputs_count_wherever_they_are():
     nodes = [("Conv", ["x", "w"], ["c"], {}), ("Relu", ["c"], ["h"], {}), ("Conv", ["h", "v"], ["y"], {})]
     model = graph(nodes, [4, 5, 5], {"w": weights(RNG, 8, 4, 3, 3), "v": weights(RNG, 4, 8, 1, 1)})
     folded, x = fold(model)[0], weights(RNG, 200, 4, 5, 5)
-    x[[0, 60, 120]] *= 8
     fitted_to, judging = fit_module.split(folded, x)
-    wide = fit_module._plain(folded, FOLDED, fitted_to, 0.0)[0]
+    fitted_to[[0, 50, 100]] *= 8
+    wide = fit_module._plain(Equalizer(folded, fitted_to), FOLDED, fitted_to, 0.0)[0]
     narrow = replace(wide, ranges={group: (low / 4, high / 4) for group, (low, high) in wide.ranges.items()})
     blind = fit_module.Judge(folded, judging, judging, TARGET)
     assert blind.best([wide, narrow]) is narrow
