@@ -23,6 +23,7 @@ from edgeae_export.rewrites import (
     join_bias,
     merge_heads,
     move_below_shuffle,
+    pad_inputs,
     resize_to_phases,
     split_col2im,
     split_phases,
@@ -105,6 +106,7 @@ def steps_of(model: onnx.ModelProto, plan: Plan) -> dict[str, Step]:
         "phase_split": (plan.rows, split_phases),
         "col2im": (plan.columns, split_col2im),
         "channels_last": (plan.channels_last, channels_last),
+        "few_inputs": (plan.wide, pad_inputs),
         "wide_outputs": (plan.wide, widen_outputs),
     }
     return {name: step for name, (taken, step) in wanted.items() if taken and name not in plan.left_out}

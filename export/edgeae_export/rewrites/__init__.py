@@ -6,6 +6,7 @@ from edgeae_export.rewrites.below_shuffle import move_below_shuffle
 from edgeae_export.rewrites.channels_last import channels_last
 from edgeae_export.rewrites.col2im import split_col2im
 from edgeae_export.rewrites.decision import Decision
+from edgeae_export.rewrites.few_inputs import pad_inputs
 from edgeae_export.rewrites.heads import merge_heads
 from edgeae_export.rewrites.matmul_bias import join_bias
 from edgeae_export.rewrites.one_position import to_gemm
@@ -22,6 +23,7 @@ __all__ = [
     "join_bias",
     "merge_heads",
     "move_below_shuffle",
+    "pad_inputs",
     "resize_to_phases",
     "split_col2im",
     "split_phases",
