@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# A process per core, each with one thread of its own: two share no core, and a file's tests share their fixtures.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: demo test test-fast test-models test-arm64 bench-guard lint types format clean
 
@@ -10,14 +12,14 @@ demo: $(STAMP)  ## train, export, verify, time and draw
 	$(BIN)/edgeae demo
 
 test: lint types  ## everything: lint, types, fast tests, then slow ones
-	$(BIN)/python -m pytest -m "not slow and not models and not arm64"
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m "not slow and not models and not arm64"
+	$(PYTEST) -m slow
 
 test-fast: $(STAMP)  ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow and not models and not arm64"
+	$(PYTEST) -m "not slow and not models and not arm64"
 
 test-models: $(STAMP)  ## export, int8 and verify: other people's architectures, and a small one per kind of layer
-	$(BIN)/python -m pytest -m models
+	$(PYTEST) -m models
 
 test-arm64: $(STAMP)  ## bundles on an emulated Raspberry Pi 4 and 5; needs Debian, debootstrap and the network
 	PYTHON=$(BIN)/python bash tests/arm64/prepare.sh .arm64

@@ -23,7 +23,7 @@ import onnx
 import torch
 from edgeae_export.graph import runner
 from edgeae_export.targets import choose_target
-from edgeae_runtime.timing import interleave
+from edgeae_runtime.timing import THREAD_CLOCK, interleave
 
 from benchmarks.other_decoders import Model
 from benchmarks.peers.models import static_int8
@@ -64,7 +64,9 @@ def decoders() -> dict[str, onnx.ModelProto]:
 def ratios(graphs: dict[str, onnx.ModelProto]) -> dict[str, float]:
     """Speed-ups at batch 1 on one thread, from one interleaved run."""
     latent = np.zeros((BATCH, 2), np.float32)
-    timed = interleave({name: functools.partial(runner(graph), latent) for name, graph in graphs.items()})
+    timed = interleave(
+        {name: functools.partial(runner(graph), latent) for name, graph in graphs.items()}, clock=THREAD_CLOCK
+    )
     us = {name: each.median_us for name, each in timed.items()}
     return {
         "float32 over plain": us["plain"] / us["float32"],

@@ -33,6 +33,7 @@ from edgeae_export.rewrites import (
 )
 from edgeae_export.rewrites.below_shuffle import obstacle_to_merging
 from edgeae_export.rewrites.col2im import obstacle_to_columns
+from edgeae_export.sites import MIN_INPUTS
 from edgeae_export.small_parts import layers_after
 
 Step = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[Decision]]]
@@ -135,7 +136,9 @@ def last_columns(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(
         node.name
         for node in editor.of_type("ConvTranspose")
-        if not layers_after(editor, node) and not obstacle_to_columns(editor, node)
+        if not layers_after(editor, node)
+        and not obstacle_to_columns(editor, node)
+        and len(editor.constants[node.input[1]]) >= MIN_INPUTS  # of fewer the product would stay in float
     )
 
 
