@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -17,6 +18,9 @@ Run = Callable[[Float32Array], Float32Array]
 
 OPSET = 18  # what torch's exporter emits without converting; every operator used here is at its final form by then
 IR_VERSION = 10  # the newest that the oldest supported ONNX Runtime (see the runtime's extras) reads
+
+SHARED_BYTES = 1024
+"""Initialisers from this size on are stored once; below, a name costs as much as it saves."""
 
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators whose cost is multiply-adds with weights: the layers that precision is told for."""
@@ -67,8 +71,10 @@ def joined_runner(model: onnx.ModelProto) -> Run:
 def clean(model: onnx.ModelProto) -> None:
     """Pin the IR version, and drop what only the graph's makers need: a third of a small file, and private paths.
 
-    Stack traces, source lines, the tools' bookkeeping, and imports of operator sets that no node uses.
+    Stack traces, source lines, the tools' bookkeeping, imports of operator sets that no node uses, and copies of
+    constants: folding gives each step of a loop that was unrolled its own transposed weights.
     """
+    _share_constants(model.graph)
     for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del holder.metadata_props[:]
         holder.doc_string = ""
@@ -80,6 +86,25 @@ def clean(model: onnx.ModelProto) -> None:
     model.opset_import.extend(onnx.helper.make_opsetid(domain, imports[domain]) for domain in sorted(used))
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "edgeae", ""
+
+
+def _share_constants(graph: onnx.GraphProto) -> None:
+    """Let nodes with equal large initialisers read one of them."""
+    kept: dict[tuple[object, ...], str] = {}
+    instead: dict[str, str] = {}
+    outputs = {value.name for value in graph.output}
+    for tensor in graph.initializer:
+        if len(tensor.raw_data) >= SHARED_BYTES and tensor.name not in outputs:
+            content = tensor.data_type, tuple(tensor.dims), hashlib.sha256(tensor.raw_data).digest()
+            if (first := kept.setdefault(content, tensor.name)) != tensor.name:
+                instead[tensor.name] = first
+    if not instead or any(entry.HasField("g") or entry.graphs for node in graph.node for entry in node.attribute):
+        return  # a graph inside a node may read them too
+    for node in graph.node:
+        node.input[:] = [instead.get(name, name) for name in node.input]
+    left = [tensor for tensor in graph.initializer if tensor.name not in instead]
+    del graph.initializer[:]
+    graph.initializer.extend(left)
 
 
 def check_self_contained(model: onnx.ModelProto) -> None:

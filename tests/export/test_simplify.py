@@ -5,10 +5,12 @@ import onnx
 import onnxsim
 import pytest
 import torch
-from edgeae_export.graph import runner
+from edgeae_export.graph import clean, runner
 from edgeae_export.simplify import simplify
 from edgeae_export.trace import trace
 from torch import nn
+
+from tests.export.graphs import graph
 
 
 @pytest.fixture
@@ -84,3 +86,19 @@ def test_where_optimising_changes_results_constants_are_folded_alone(traced, inp
     kept, report = simplify(traced, inputs, 1e-6)
     assert kept is not traced
     assert not report.notice
+
+
+def test_copies_of_a_constant_are_stored_once():
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((40, 40)).astype(np.float32)
+    nodes = [
+        ("MatMul", ["x", "one"], ["h"], {}),
+        ("MatMul", ["h", "two"], ["g"], {}),
+        ("MatMul", ["g", "three"], ["y"], {}),
+    ]
+    model = graph(nodes, [40], {"one": weight, "two": weight.copy(), "three": weight.T.copy()})
+    x = rng.standard_normal((3, 40)).astype(np.float32)
+    before = runner(model)(x)
+    clean(model)
+    assert [tensor.name for tensor in model.graph.initializer] == ["one", "three"]
+    np.testing.assert_array_equal(runner(model)(x), before)

@@ -14,7 +14,7 @@ from edgeae_runtime.images import contact_sheet
 HEAVY = ("torch", "onnx", "typer", "rich", "PIL", "matplotlib", "edgeae", "edgeae_export")
 MAX_IMPORT = 0.8  # of the CPU time that importing numpy and onnxruntime takes; measured: 0.35, 0.55 without .pyc files
 MAX_START = 2.0  # times the CPU time of a process that only imports these; measured: 1.4, 1.5 without
-MAX_MEMORY = 1.4  # times the memory of that process; measured: 1.27
+MAX_MEMORY = 1.6  # times the memory of that process; measured: 1.27, and 1.42 where OpenBLAS has one thread
 RUNS = 5
 native = pytest.mark.skipif("EDGEAE_PYTHON" in os.environ, reason="an emulator's time and memory tell nothing")
 
