@@ -126,7 +126,8 @@ def named_halves(
         InputError: there is no such half.
     """
     if isinstance(model, tuple | list) and len(model) == 2:
-        encoder, decoder = encoder or model[0], decoder or model[1]
+        encoder = model[0] if encoder is None else encoder  # not its truth: a compiled module has none
+        decoder = model[1] if decoder is None else decoder
     encoders = [encoder] if encoder is not None else _present(model, [pair[0] for pair in NAMES], "encoder")
     decoders = [decoder] if decoder is not None else _present(model, [pair[1] for pair in NAMES], "decoder")
     pairs = list(itertools.product(encoders, decoders))

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from edgeae_export.graph import Float32Array
+from edgeae_export.halves import unwrapped
 from edgeae_export.outputs import flatten
 from edgeae_export.parity import NOISE_FACTOR, torch_outputs
 
@@ -164,13 +165,12 @@ def _modules(*values: object) -> Iterator[tuple[str, nn.Module]]:
     for value in values:
         pair = value if isinstance(value, tuple | list) and len(value) == len(PARTS) else None
         halves = pair or [getattr(value, name, None) for name in PARTS]
-        named = (
-            [("", value)] if _module(value) else [(f"{name}.", half) for name, half in zip(PARTS, halves, strict=True)]
-        )
+        whole = _module(value) is not None  # not its truth: a container of no layers, or a compiled module, has none
+        named = [("", value)] if whole else [(f"{name}.", half) for name, half in zip(PARTS, halves, strict=True)]
         yield from ((prefix, module) for prefix, each in named if (module := _module(each)) is not None)
 
 
 def _module(value: object) -> nn.Module | None:
     """A module, or the one that a bound method belongs to."""
     value = value if isinstance(value, nn.Module) else getattr(value, "__self__", None)
-    return value if isinstance(value, nn.Module) else None
+    return unwrapped(value) if isinstance(value, nn.Module) else None

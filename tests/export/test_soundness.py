@@ -99,3 +99,22 @@ def test_statistics_of_one_image_are_fine(model, images, tmp_path):
     model.encoder = nn.Sequential(layers[0], nn.InstanceNorm2d(8), *layers[1:]).eval()
     export(model, tmp_path / "bundle", calibration=images)
     assert all(check.passed for check in verify(tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_weights_are_looked_at_behind_a_wrapper(model, images, tmp_path, wrap):
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = model.encoder, model.decoder
+
+        def forward(self, x):
+            return self.decoder(self.encoder(x))
+
+    whole = Whole().eval()
+    export(wrap(whole), tmp_path / "bundle", calibration=images)
+    export(wrap(whole), tmp_path / "named", calibration=images, encoder=wrap(whole.encoder), decoder=whole.decoder)
+    with torch.no_grad():
+        whole.decoder[2].weight[1, 2, 0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"hold NaN: decoder.2.weight of Whole, in 1 of"):
+        export(wrap(whole), tmp_path / "broken", calibration=images)
