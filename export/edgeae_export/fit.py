@@ -35,9 +35,9 @@ STRENGTHS = (0.0, 0.5, 0.75)
 """How far channels are equalised: not at all, to the geometric middle, and further; the best is taken."""
 JUDGED = 4
 """One calibration input in four judges; the others are fitted to."""
-JUDGE_WORK, JUDGE_VALUES, JUDGE_INPUTS = 1e10, 2e8, (24, 512)
+JUDGE_WORK, JUDGE_VALUES, JUDGE_INPUTS = 1e10, 2e8, (16, 512)
 """Multiply-adds and activations of one judgement, and its fewest and most inputs: some tenths of a second."""
-FITTED_WORK, FITTED_VALUES, FITTED_INPUTS = 3e10, 3e9, (48, 1024)
+FITTED_WORK, FITTED_VALUES, FITTED_INPUTS = 3e10, 3e9, (32, 1024)
 """The same of one pass over the inputs that ranges and biases are taken from, of which each strength needs three."""
 
 

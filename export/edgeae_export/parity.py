@@ -44,7 +44,7 @@ FEW_IMAGES_ALLOWANCE_DB = 6.0
 BATCH_VALUES = 64 * 3 * 64 * 64
 """Most numbers of input or output per call when many images are run: 64 colour images of 64 x 64, 4 of 256 x 256."""
 
-NOISE_IMAGES, NOISE_VALUES = (16, 256), 256 * 28 * 28
+NOISE_IMAGES, NOISE_VALUES = (8, 256), 128 * 28 * 28
 """Fewest and most images the noise floor is measured on, and about how many numbers these hold: float64 is slow, and
 fewer images can only make the limit stricter."""
 

@@ -22,7 +22,7 @@ def run(*arguments, limit_bytes=None):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=900,
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
         preexec_fn=limit if limit_bytes is not None else None,
     )
