@@ -22,7 +22,7 @@ from edgeae_export.graph import Float32Array
 from edgeae_export.parity import in_large_batches, torch_runner
 from edgeae_export.pipeline import MAX_PSNR_DB
 from edgeae_runtime.parity import mse, psnr
-from edgeae_runtime.timing import MIN_CALLS_PER_ROUND, WARM_UP_CALLS, Latency, interleave_turns
+from edgeae_runtime.timing import Latency, interleave
 
 from benchmarks.peers.models import PARTS
 from benchmarks.results_file import RESULTS, write_result
@@ -32,7 +32,6 @@ from benchmarks.zoo.weights import ZOO, ZooModel, load
 
 AGAIN = "the same again"
 """The plain form under a second name (an A/A pair)."""
-SECONDS_PER_TURN = 0.05
 CLOCK = time.process_time_ns
 """CPU time of the whole process, because an engine may run its one thread beside the caller's."""
 METHOD = (
@@ -115,22 +114,7 @@ def timings(forms: Forms, part: str, one: Float32Array) -> dict[str, Latency]:
     runs = {name: made[part].run for name, made in forms.made.items()}
     runs[AGAIN] = runs[PLAIN]
     calls = {name: functools.partial(run, one) for name, run in runs.items()}
-    for call in calls.values():
-        for _ in range(WARM_UP_CALLS):
-            call()
-    return interleave_turns({name: functools.partial(cpu_turn, call) for name, call in calls.items()})
-
-
-def cpu_turn(call: Callable[[], object]) -> list[float]:
-    """CPU microseconds of single calls, after one uncounted call that warms the caches again."""
-    call()
-    times: list[float] = []
-    end = CLOCK() + int(SECONDS_PER_TURN * 1e9)
-    while len(times) < MIN_CALLS_PER_ROUND or CLOCK() < end:
-        start = CLOCK()
-        call()
-        times.append((CLOCK() - start) / 1e3)
-    return times
+    return interleave(calls, clock=CLOCK)
 
 
 def main() -> None:
