@@ -1,5 +1,6 @@
 """Run an autoencoder bundle with numpy and ONNX Runtime, and prove that it computes what the torch model did."""
 
+from edgeae_runtime import telemetry as telemetry  # first: before anything imports ONNX Runtime
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bundle import Bundle, Golden, open_bundle
 from edgeae_runtime.errors import (
@@ -9,6 +10,7 @@ from edgeae_runtime.errors import (
     IntegrityError,
     ParityError,
     ProviderError,
+    TimeLimitError,
 )
 from edgeae_runtime.manifest import Manifest
 from edgeae_runtime.parity import Check
@@ -27,6 +29,7 @@ __all__ = [
     "Manifest",
     "ParityError",
     "ProviderError",
+    "TimeLimitError",
     "available_providers",
     "open_bundle",
     "verify",
