@@ -55,6 +55,8 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    sha256: str = ""
+    """Of the manifest's bytes, which hold the hashes of all other files: what tells one bundle from another."""
 
     def read(self, record: FileRecord) -> bytes:
         """The bytes of one file, after its size and SHA-256 were found to be the recorded ones.
@@ -154,7 +156,7 @@ def open_bundle(path: str | Path) -> Bundle:
     raw = _read_bounded(manifest, MAX_MANIFEST_BYTES)
     if len(raw) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{manifest} is larger than {MAX_MANIFEST_BYTES} bytes, so it is no manifest of a bundle.")
-    return Bundle(folder, parse_manifest(raw))
+    return Bundle(folder.absolute(), parse_manifest(raw), sha256=hashlib.sha256(raw).hexdigest())
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:

@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from edgeae_runtime.cuda_libraries import missing_library
 from edgeae_runtime.errors import BundleError, InputError, ProviderError
+from edgeae_runtime.forks import SESSIONS
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -88,7 +89,8 @@ def create_session(
         options.enable_mem_pattern = False  # DirectML supports neither memory patterns nor parallel execution
     try:
         # Without ONNX Runtime's own fallback, which prints, and starts something else than was asked for.
-        session = ort.InferenceSession(model, options, providers=_with_fallback(provider), enable_fallback=0)
+        with SESSIONS:
+            session = ort.InferenceSession(model, options, providers=_with_fallback(provider), enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises many types that share no base class
         if provider != "cpu":
             # A graph that the CPU accepts is sound: then it is the provider that failed.

@@ -22,7 +22,7 @@ native = pytest.mark.skipif("EDGEAE_PYTHON" in os.environ, reason="an emulator's
 def test_public_names():
     assert sorted(edgeae_runtime.__all__) == [
         "Autoencoder", "Bundle", "BundleError", "Check", "EdgeAEError", "Golden", "InputError", "IntegrityError",
-        "Manifest", "ParityError", "ProviderError", "available_providers", "open_bundle", "verify",
+        "Manifest", "ParityError", "ProviderError", "TimeLimitError", "available_providers", "open_bundle", "verify",
     ]  # fmt: skip
     for name in edgeae_runtime.__all__:
         assert hasattr(edgeae_runtime, name)
