@@ -1,5 +1,5 @@
-"""What an application leans on when hasty or under attack: memory for every dtype, arguments of any type, lying graphs, limits
-of time, telemetry."""
+"""What an application leans on when hasty or under attack: memory for every dtype, arguments of any type, lying graphs,
+limits of time, telemetry."""
 
 import copy
 import itertools
