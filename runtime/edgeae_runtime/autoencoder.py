@@ -6,8 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -23,6 +22,9 @@ from edgeae_runtime.part import LoadedPart, in_chunks
 from edgeae_runtime.providers import candidates, create_session
 from edgeae_runtime.time_limit import TimeLimit
 from edgeae_runtime.tuning import read_tuning
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Images = NDArray[np.float32] | NDArray[np.uint8]
 _AsBatch = Callable[[object, TensorSpec], tuple[NDArray[Any], bool]]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeae_runtime.errors import BundleError, IntegrityError
-from edgeae_runtime.graph_guard import check_graph
 from edgeae_runtime.manifest import (
     MANIFEST_FILE,
     MAX_GOLDEN,
@@ -22,6 +19,9 @@ from edgeae_runtime.manifest import (
     Manifest,
     parse_manifest,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GOLDEN_ARRAYS = ("image", "latent", "decoded", "log_variance")
 """The arrays of `golden.npz`, float32: n images, and what the torch model gives for them; `log_variance` of a
@@ -72,7 +72,7 @@ class Bundle:
                 "Copy the whole folder again, or export it again."
             )
         raw = _read_bounded(path, record.bytes)
-        if len(raw) != record.bytes or hashlib.sha256(raw).hexdigest() != record.sha256:
+        if len(raw) != record.bytes or _sha256(raw) != record.sha256:
             raise IntegrityError(
                 f"{path} is not the file that was exported: it has "
                 f"{'other bytes' if len(raw) == record.bytes else 'another size'} than the manifest records "
@@ -87,6 +87,8 @@ class Bundle:
         Raises:
             BundleError, IntegrityError: as `read`, or the graph refers to files or operators that are not in it.
         """
+        from edgeae_runtime.graph_guard import check_graph  # here, because many uses of a manifest load no graph
+
         raw = self.read(self.manifest.parts[name].record)
         check_graph(raw, name)
         return raw
@@ -137,6 +139,8 @@ def open_bundle(path: str | Path) -> Bundle:
     Raises:
         BundleError: there is no such folder, it holds no manifest, or the manifest is not valid.
     """
+    from pathlib import Path  # here, as all of what a program needs that imports this and loads nothing yet
+
     folder = Path(path)
     if not folder.exists():
         raise BundleError(
@@ -156,7 +160,13 @@ def open_bundle(path: str | Path) -> Bundle:
     raw = _read_bounded(manifest, MAX_MANIFEST_BYTES)
     if len(raw) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{manifest} is larger than {MAX_MANIFEST_BYTES} bytes, so it is no manifest of a bundle.")
-    return Bundle(folder.absolute(), parse_manifest(raw), sha256=hashlib.sha256(raw).hexdigest())
+    return Bundle(folder.absolute(), parse_manifest(raw), sha256=_sha256(raw))
+
+
+def _sha256(raw: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(raw).hexdigest()
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:
@@ -170,6 +180,8 @@ def _read_bounded(path: Path, limit: int) -> bytes:
 
 def _check_members(raw: bytes) -> None:
     """Nothing but the arrays that are known: what nobody reads has no business on a device."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             members = archive.namelist()
@@ -185,6 +197,8 @@ def _check_members(raw: bytes) -> None:
 
 def _golden_array(raw: bytes, name: str) -> NDArray[np.float32]:
     """One float32 array of the .npz, refused before decompression when it would be too large."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             if archive.getinfo(f"{name}.npy").file_size > MAX_GOLDEN_BYTES:

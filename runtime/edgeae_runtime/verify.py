@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bundle import Bundle, Golden, open_bundle
 from edgeae_runtime.manifest import PARTS
 from edgeae_runtime.parity import Check, compare, compare_each, in_batches
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _TITLES = {
     "latent": "encoder latent",
