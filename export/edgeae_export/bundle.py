@@ -25,7 +25,7 @@ from edgeae_export.compiler import Compiled
 from edgeae_export.corners import GoldenCorners
 from edgeae_export.executed import executed_layers
 from edgeae_export.fit import Fitted
-from edgeae_export.graph import operator_counts, parameter_count
+from edgeae_export.graph import check_guarded, operator_counts, parameter_count
 from edgeae_export.images import GOLDEN_IMAGES
 from edgeae_export.model_card import model_card
 from edgeae_export.parity import COMMON_LIMITS, Int8Limits, Reference, limit_on_few
@@ -94,6 +94,8 @@ def write_bundle(contents: BundleContents, out: str | Path, *, overwrite: bool) 
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     try:
         files = {f"{name}.onnx": part.model.SerializeToString() for name, part in contents.parts.items()}
+        for name in contents.parts:
+            check_guarded(files[f"{name}.onnx"], name)
         files["golden.npz"] = _golden_bytes(contents)
         document = _document(contents, files)
         files[MANIFEST_FILE] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()

@@ -81,6 +81,7 @@ def create_session(
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # what matters is raised; a library does not write to its user's terminal
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # the form that was checked, not one sniffed
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if not graph_optimization:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
