@@ -1,7 +1,7 @@
 """Run an autoencoder bundle with numpy and ONNX Runtime, and prove that it computes what the torch model did."""
 
 from edgeae_runtime.autoencoder import Autoencoder
-from edgeae_runtime.bundle import Bundle, Golden, open_bundle
+from edgeae_runtime.bundle import Bundle, open_bundle
 from edgeae_runtime.errors import (
     BundleError,
     EdgeAEError,
@@ -10,6 +10,7 @@ from edgeae_runtime.errors import (
     ParityError,
     ProviderError,
 )
+from edgeae_runtime.golden import Golden
 from edgeae_runtime.manifest import Manifest
 from edgeae_runtime.parity import Check
 from edgeae_runtime.providers import available_providers

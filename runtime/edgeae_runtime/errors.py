@@ -5,6 +5,7 @@
     ├── BundleError       a bundle cannot be read
     │   └── IntegrityError    its bytes are not the ones that were exported
     ├── ProviderError     the execution provider asked for cannot run here
+    ├── TimeLimitError    a run took longer than it was allowed
     └── ParityError       the outputs differ from the torch model by more than the limit
 
 Each message is one paragraph that says what was given, what was expected, and what to do.
@@ -31,6 +32,10 @@ class IntegrityError(BundleError):
 
 class ProviderError(EdgeAEError):
     """The execution provider asked for cannot run on this machine."""
+
+
+class TimeLimitError(EdgeAEError):
+    """A run took longer than it was allowed, and was ended."""
 
 
 class ParityError(EdgeAEError):
