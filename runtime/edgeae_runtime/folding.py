@@ -82,7 +82,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "Sub": _plain(np.subtract),
     "Mul": _plain(np.multiply),
     "Div": _divide,
-    "Mod": _plain(np.mod),
+    "Mod": lambda call, a, b: np.fmod(a, b) if call.number("fmod", 0) else np.mod(a, b),
     "Min": lambda call, *each: np.minimum.reduce(np.broadcast_arrays(*each)),
     "Max": lambda call, *each: np.maximum.reduce(np.broadcast_arrays(*each)),
     "Neg": _plain(np.negative),

@@ -95,7 +95,8 @@ OPERATORS: dict[str, Operator] = {
     **_alike(shapes.broadcast, "Mod", (2, 2), attributes="fmod"),
     **_alike(shapes.broadcast, "Max Mean Min Sum", (1, shapes.MANY)),
     **_alike(shapes.broadcast, "Where", (3, 3)),
-    **_alike(shapes.quantize, "QuantizeLinear DequantizeLinear", (2, 3), attributes="axis saturate"),
+    **_alike(shapes.quantize, "QuantizeLinear", (2, 3), attributes="axis saturate"),
+    **_alike(shapes.quantize, "DequantizeLinear", (2, 3), attributes="axis"),
     **_alike(shapes.dynamic_quantize, "DynamicQuantizeLinear", (1, 1), 3),
     **_alike(
         shapes.reduce,

@@ -632,5 +632,8 @@ def _slide(call: Call, sizes: Shape, kernel: Shape) -> Shape:
     for axis, (size, k, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
         room = size + (pads[axis] + pads[axis + axes] if auto == "NOTSET" else 0) - (k - 1) * dilation - 1
         _agree(room >= 0)
-        places.append((-(-room // stride) if call.number("ceil_mode", 0) else room // stride) + 1)
+        count = (-(-room // stride) if call.number("ceil_mode", 0) else room // stride) + 1
+        if call.number("ceil_mode", 0) and (count - 1) * stride >= size + (pads[axis] if auto == "NOTSET" else 0):
+            count -= 1  # a window that would begin in the padding at the end is left out
+        places.append(count)
     return tuple(places)
