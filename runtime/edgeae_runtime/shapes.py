@@ -293,7 +293,8 @@ def einsum(call: Call) -> list[Value]:
     equation = str(call.attributes.get("equation", "")).replace(" ", "").replace("...", "*")
     terms, arrow, wanted = equation.partition("->")
     names = terms.split(",")
-    _agree(len(names) == len(call.inputs) and equation.replace("->", "").replace(",", "").replace("*", "").isalpha())
+    letters = equation.replace("->", "").replace(",", "").replace("*", "")
+    _agree(len(names) == len(call.inputs) and (letters.isalpha() or not letters))
     sizes: dict[str, int] = {}
     dots: list[Shape] = []
     for index, term in enumerate(names):
