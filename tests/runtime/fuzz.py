@@ -22,6 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -120,9 +121,8 @@ def mutate_golden(raw: bytes, rng: random.Random) -> bytes:
     else:
         return mutate_bytes(raw, rng)
     buffer = io.BytesIO()
-    with zipfile.ZipFile(
-        buffer, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))
-    ) as archive:
+    compression = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(buffer, "w", compression) as archive:
         for each, data in members:
             archive.writestr(each, data)
     return buffer.getvalue()
