@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import math
 
+from edgeae_runtime.dtypes import result_dtype
 from edgeae_runtime.errors import BundleError, shown
 from edgeae_runtime.folding import fold
-from edgeae_runtime.onnx_reader import Graph, Node, NotReadableError, read_graph
+from edgeae_runtime.onnx_reader import DTYPES, WIDTHS, Graph, Node, NotReadableError, read_graph
 from edgeae_runtime.operators import KINDS, MAX_OPSET, MIN_OPSET, OPERATORS
 from edgeae_runtime.shapes import UNFIT, Call, UnfitError, Value
 
-MAX_LIVE = 48 << 20
-"""Most elements that a graph may hold at one time for a batch of one, beside …"""
-LIVE_PER_ELEMENT = 1024
+MAX_LIVE = 160 << 20
+"""Most bytes of tensors that a graph may hold at one time for a batch of one, beside its weights and …"""
+LIVE_PER_ELEMENT = 4096
 """… so many for each element of its largest input or output."""
+MAX_RANK = 16
+"""Most axes of a tensor."""
 MAX_WORK = 20_000_000_000
 """Most multiply-adds for a batch of one, some seconds of one core, beside …"""
 WORK_PER_ELEMENT = 1 << 20
@@ -59,10 +62,12 @@ class _Walk:
 
     def __init__(self, graph: Graph, name: str) -> None:
         self.graph, self.name = graph, name
-        self.values = {key: Value(t.shape, math.prod(t.shape), t.value, True) for key, t in graph.initialisers.items()}
+        self.values = {
+            key: Value(t.shape, math.prod(t.shape), t.value, True, t.dtype) for key, t in graph.initialisers.items()
+        }
         self.last_use = {name: place for place, node in enumerate(graph.nodes) for name in node.inputs}
         self.kept = {*graph.outputs, *graph.initialisers, *graph.inputs}
-        self.live = self.work = 0
+        self.live = self.peak = self.work = 0
 
     def check(self) -> None:
         graph = self.graph
@@ -73,19 +78,18 @@ class _Walk:
             if key in self.values:
                 raise self._refused("has an input that is a constant as well")
             sizes = tuple(abs(size) for size in shape)  # -1, the batch, is one
-            self.values[key] = Value(sizes, math.prod(sizes))
+            self.values[key] = Value(sizes, math.prod(sizes), dtype=graph.dtypes[key])
         for place, node in enumerate(graph.nodes):
             try:
                 self._node(place, node)
             except (UnfitError, KeyError, IndexError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
                 why = str(error) if isinstance(error, UnfitError) else UNFIT
                 raise self._refused(f"has a node {place} ({node.op}) that {why}") from error
-            if self.live > most_live or self.work > most_work:
-                what = "holds" if self.live > most_live else "takes"
+            if self.peak > most_live or self.work > most_work:
                 raise self._refused(
-                    f"{what} more than a graph of such inputs and outputs may: {self.live:,} elements at one time and "
-                    f"{self.work:,} multiply-adds for one image, at node {place} ({node.op}), "
-                    f"allowed are {most_live:,} and {most_work:,}"
+                    f"{'holds' if self.peak > most_live else 'takes'} more than a graph of such inputs and outputs may: "
+                    f"{self.peak:,} bytes at one time and {self.work:,} multiply-adds for one image, "
+                    f"at node {place} ({node.op}), allowed are {most_live:,} and {most_work:,}"
                 )
         for key, shape in graph.outputs.items():
             self._output(key, shape)
@@ -118,9 +122,17 @@ class _Walk:
             if name in values:
                 raise UnfitError(f"gives {_cut(name)}, which is there already")
             numbers = result.value if result.value is not None else folded if index == 0 else None
-            values[name] = Value(result.shape, result.most, numbers, constant)
-            self.live += result.most
+            if result.shape is not None and (
+                len(result.shape) > MAX_RANK or (not result.most and len(result.shape) > 1)
+            ):
+                raise UnfitError("gives a tensor of no elements, or of more axes than any network has")
+            dtype = result_dtype(call, index)
+            if dtype not in DTYPES:
+                raise UnfitError("gives something else than numbers")
+            values[name] = Value(result.shape, result.most, numbers, constant, dtype)
+            self.live += result.most * WIDTHS[dtype]
             self.work += ELEMENT_WORK * result.most
+        self.peak = self.live + 4 * call.scratch
         self._release(place, node)
 
     def _release(self, place: int, node: Node) -> None:
@@ -130,7 +142,7 @@ class _Walk:
             if last_use.get(name) == place:
                 del last_use[name]  # a node may read a tensor twice
                 if name and not (value := self.values[name]).constant and name not in self.kept:
-                    self.live -= value.most
+                    self.live -= value.most * WIDTHS[value.dtype]
 
     def _output(self, key: str, promised: tuple[int, ...]) -> None:
         value = self.values.get(key)

@@ -94,6 +94,8 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     initialisers: dict[str, Tensor] = field(default_factory=dict)
     inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: dict[str, int] = field(default_factory=dict)
+    """Of the inputs and outputs."""
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -132,9 +134,9 @@ class _Reader:
                 raise NotReadableError("two initialisers of one name")
             graph.initialisers[name] = tensor
         graph.nodes = [self._node(*place) for place in nodes]
-        graph.inputs = self._values(parts.get("input", []))
-        graph.outputs = self._values(parts.get("output", []))
-        self._values(parts.get("value", []))
+        graph.inputs = self._values(parts.get("input", []), graph.dtypes)
+        graph.outputs = self._values(parts.get("output", []), graph.dtypes)
+        self._values(parts.get("value", []), {})
         graph.opset = self._opset(many.get("opset", []))
         return graph
 
@@ -227,9 +229,10 @@ class _Reader:
                 dtype = first
             elif key == 74:
                 start, stop = first, last
-            elif key == 66:
-                name = self._text({"name": (first, last)}, "name")
-        size = _BYTES_OF.get(dtype)
+            elif key in (66, 98):
+                text = self._text({"name": (first, last)}, "name")
+                name = text if key == 66 else name
+        size = WIDTHS.get(dtype)
         if size is None:
             raise NotReadableError(f"a constant of data type {dtype}")
         count = math.prod(dims)
@@ -240,8 +243,8 @@ class _Reader:
             value = np.frombuffer(raw, _DTYPES[dtype], count, start).reshape(shape)
         return name, Tensor(shape, dtype, value)
 
-    def _values(self, places: list[_Place]) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of inputs, outputs, or values between."""
+    def _values(self, places: list[_Place], dtypes: dict[str, int]) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of inputs, outputs, or values between; puts their data types into `dtypes`."""
         found: dict[str, tuple[int, ...]] = {}
         for place in places:
             one, _ = self._message(*place, _VALUE)
@@ -250,7 +253,8 @@ class _Reader:
                 raise NotReadableError(f"a value {name!r} without a type, or twice")
             of_type, _ = self._message(*one["type"], _TYPE)
             tensor, _ = self._message(*of_type["tensor"], _TENSOR_TYPE) if "tensor" in of_type else ({}, {})
-            if tensor.get("dtype", (0, 0))[0] not in DTYPES:
+            dtypes[name] = tensor.get("dtype", (0, 0))[0]
+            if dtypes[name] not in DTYPES:
                 raise NotReadableError(f"a value {name!r} that is no tensor of numbers")
             sizes = self._message(*tensor["shape"], _SHAPE)[1].get("dim", []) if "shape" in tensor else []
             found[name] = tuple(self._size(*size) for size in sizes)
@@ -261,7 +265,7 @@ class _Reader:
         if "size" not in one:
             return -1
         size = _signed(one["size"][0])
-        if not 0 <= size < 1 << 31 or "name" in one:
+        if not 0 < size < 1 << 31 or "name" in one:
             raise NotReadableError(f"a size of {size}")
         return size
 
@@ -287,6 +291,8 @@ class _Reader:
             else:
                 told.add(key)
                 one[name] = start, stop
+                if key & 7 == _BYTES and name in ("text", "name", "domain"):
+                    self.raw[start:stop].decode()  # ONNX Runtime's Python would fail on what is not UTF-8
         return one, many
 
     def _fields(self, place: int, end: int, most: int) -> list[tuple[int, int, int]]:
@@ -332,7 +338,7 @@ class _Reader:
 
 
 _DTYPES = {number: np.dtype("<" + dtype) for number, dtype in DTYPES.items()}
-_BYTES_OF = {number: dtype.itemsize for number, dtype in _DTYPES.items()}
+WIDTHS = {number: dtype.itemsize for number, dtype in _DTYPES.items()}
 
 
 def _unknown(known: dict[int, str], key: int) -> NotReadableError:

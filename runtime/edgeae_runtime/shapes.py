@@ -21,6 +21,9 @@ from edgeae_runtime.onnx_reader import DTYPES, Attribute, Tensor
 
 Shape = tuple[int, ...]
 MANY = 1 << 16
+MAX_STEP = 1 << 16
+"""Above any stride, dilation or padding."""
+INTEGERS = frozenset({2, 3, 5, 6, 7, 12, 13})
 UNFIT = "has inputs or attributes that do not fit each other"
 
 
@@ -40,6 +43,8 @@ class Value:
     """Its numbers, where they are few and do not depend on the graph's input."""
     constant: bool = False
     """Whether it depends on no input: ONNX Runtime computes it while loading, and keeps it."""
+    dtype: int = 0
+    """Its data type, a key of `DTYPES`."""
 
 
 @dataclass(slots=True)
@@ -52,6 +57,8 @@ class Call:
     outputs: int
     work: int = field(default=0)
     """Multiply-adds beyond one step per element."""
+    scratch: int = field(default=0)
+    """Elements that are held while it runs, beside its inputs and outputs."""
 
     def shape(self, index: int = 0) -> Shape:
         """The shape of an input that must be known."""
@@ -137,6 +144,16 @@ def dropout(call: Call) -> list[Value]:
     return same(call) * 2
 
 
+def divide(call: Call) -> list[Value]:
+    """As `broadcast`. Whole numbers are divided only by known ones, neither 0 nor -1: of the lowest int64 by -1, a
+    processor makes an exception that ends the process."""
+    if call.given(0).dtype in INTEGERS:
+        divisors = call.given(1).value
+        if divisors is None or np.isin(divisors, (0, -1)).any():
+            raise UnfitError("divides whole numbers by what the graph computes, or by 0 or -1")
+    return broadcast(call)
+
+
 def broadcast(call: Call) -> list[Value]:
     """numpy's rule; of shapes that are not known, no more elements than all combinations."""
     first = call.inputs[0]
@@ -213,6 +230,8 @@ def conv(call: Call, weight: int = 1, bias: int = 2) -> list[Value]:
         _agree(call.shape(bias) == kernel[:1])
     result = of((shape[0], kernel[0], *_slide(call, shape[2:], kernel[2:])))
     call.work = result.most * math.prod(kernel[1:])
+    if call.op == "ConvInteger":
+        call.scratch = math.prod(result.shape[2:] if result.shape else ()) * math.prod(kernel[1:])
     return [result]
 
 
@@ -244,6 +263,7 @@ def conv_transpose(call: Call) -> list[Value]:
         )
     _agree(min(spatial) > 0)
     result = of((shape[0], kernel[1] * group, *spatial))
+    call.scratch = math.prod(shape[2:]) * math.prod(kernel[1:]) * group
     call.work = math.prod(shape) * math.prod(kernel[1:]) + result.most
     return [result]
 
@@ -313,6 +333,7 @@ def einsum(call: Call) -> list[Value]:
     before, star, after = wanted.partition("*")
     _agree(set(before + after) <= set(sizes))
     call.work = math.prod(sizes.values()) * math.prod(stack)
+    call.scratch = call.work if len(names) > 2 else 0  # it multiplies two at a time, in an order of its own
     middle_sizes = stack if star else ()
     return [of((*(sizes[n] for n in before), *middle_sizes, *(sizes[n] for n in after)))]
 
@@ -609,7 +630,7 @@ def _sizes(numbers: Iterable[Any]) -> Shape:
 
 
 def _counts(numbers: tuple[int, ...], axes: int, least: int) -> tuple[int, ...]:
-    _agree(len(numbers) == axes and all(least <= number < 1 << 31 for number in numbers))
+    _agree(len(numbers) == axes and all(least <= number < MAX_STEP for number in numbers))
     return numbers
 
 

@@ -6,7 +6,7 @@ import onnx.backend.test.case.node
 import pytest
 from edgeae_export.graph import OPSET, clean
 from edgeae_runtime.graph_guard import _Walk
-from edgeae_runtime.onnx_reader import NotReadableError, Tensor, read_graph
+from edgeae_runtime.onnx_reader import DTYPES, NotReadableError, Tensor, read_graph
 from edgeae_runtime.operators import KINDS, MAX_OPSET, MIN_OPSET, OPERATORS
 from edgeae_runtime.shapes import MANY
 from onnx import numpy_helper
@@ -99,6 +99,7 @@ def test_sizes_and_folded_numbers_are_those_of_onnx_s_test_cases():
             found = walk.values[value.name]
             assert found.most >= expected.size, case.name
             assert found.shape in (None, expected.shape), case.name
+            assert np.dtype(DTYPES[found.dtype]) == expected.dtype, case.name
             shapes += found.shape is not None
             if found.value is not None:
                 numbers += 1

@@ -213,6 +213,30 @@ def test_work_without_end_is_refused():
         check_graph(model(*nodes, node("Relu", ["x"], ["y"]), constants=[large]), "decoder")
 
 
+@pytest.mark.parametrize("divisor", ["computed", "-1", "0"])
+@pytest.mark.parametrize("op", ["Div", "Mod"])
+def test_whole_numbers_are_divided_by_known_ones_only(op, divisor):
+    """The lowest int64 by -1 ends the process (seen with ONNX Runtime 1.32)."""
+    nodes = [
+        node("Cast", ["x"], ["i"], integer("to", INT64)),
+        node(op, ["i", "i" if divisor == "computed" else "c"], ["q"]),
+        node("Cast", ["q"], ["y"], integer("to", FLOAT)),
+    ]
+    constants = [sizes("c", int(divisor) if divisor != "computed" else 2)]
+    with pytest.raises(BundleError, match="divides whole numbers"):
+        check_graph(model(*nodes, constants=constants), "decoder")
+    nodes[1] = node(op, ["i", "c"], ["q"])
+    check_graph(model(*nodes, constants=[sizes("c", 2)]), "decoder")
+    check_graph(model(node(op, ["x", "x"], ["y"], *([integer("fmod", 1)] if op == "Mod" else []))), "decoder")
+
+
+def test_tensors_of_nothing_are_refused():
+    nothing = tensor("c", np.zeros((4, 0), np.float32))
+    nodes = [node("MatMul", ["x", "c"], ["n"]), node("Softmax", ["n"], ["m"]), RELU]
+    with pytest.raises(BundleError, match="no elements"):
+        check_graph(model(*nodes, constants=[nothing]), "decoder")
+
+
 def test_so_many_nodes_are_refused_before_they_are_read():
     nodes = [node("Relu", [f"v{i}" if i else "x"], [f"v{i + 1}"]) for i in range(MAX_NODES + 1)]
     with pytest.raises(BundleError, match="more than 10000"):
