@@ -86,10 +86,11 @@ class _Walk:
                 why = str(error) if isinstance(error, UnfitError) else UNFIT
                 raise self._refused(f"has a node {place} ({node.op}) that {why}") from error
             if self.peak > most_live or self.work > most_work:
+                what = "holds" if self.peak > most_live else "takes"
                 raise self._refused(
-                    f"{'holds' if self.peak > most_live else 'takes'} more than a graph of such inputs and outputs may: "
-                    f"{self.peak:,} bytes at one time and {self.work:,} multiply-adds for one image, "
-                    f"at node {place} ({node.op}), allowed are {most_live:,} and {most_work:,}"
+                    f"{what} more than a graph of such inputs and outputs may: {self.peak:,} bytes at one time and "
+                    f"{self.work:,} multiply-adds for one image, at node {place} ({node.op}), allowed are "
+                    f"{most_live:,} and {most_work:,}"
                 )
         for key, shape in graph.outputs.items():
             self._output(key, shape)
@@ -122,9 +123,8 @@ class _Walk:
             if name in values:
                 raise UnfitError(f"gives {_cut(name)}, which is there already")
             numbers = result.value if result.value is not None else folded if index == 0 else None
-            if result.shape is not None and (
-                len(result.shape) > MAX_RANK or (not result.most and len(result.shape) > 1)
-            ):
+            shape = result.shape
+            if shape is not None and len(shape) > 1 and (not result.most or len(shape) > MAX_RANK):
                 raise UnfitError("gives a tensor of no elements, or of more axes than any network has")
             dtype = result_dtype(call, index)
             if dtype not in DTYPES:

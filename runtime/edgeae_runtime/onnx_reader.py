@@ -28,6 +28,8 @@ MAX_TEXT = 1024
 MAX_AXES = 8
 MAX_CONSTANT = 1024
 """Most numbers of a constant that can name a shape; larger ones are weights, whose values nobody asks for."""
+MAX_REALS = 16
+"""The same of floating point: factors by which axes are resized."""
 
 DTYPES = {1: "f4", 2: "u1", 3: "i1", 5: "i2", 6: "i4", 7: "i8", 9: "?", 10: "f2", 11: "f8", 12: "u4", 13: "u8"}
 """TensorProto.DataType of each numpy dtype; no strings, no complex numbers, nothing of less than 8 bits."""
@@ -145,7 +147,7 @@ class _Reader:
         found: dict[str, int] = {}
         for place in places:
             one, _ = self._message(*place, _OPSET)
-            domain = self._text(one, "domain")
+            domain = self._text(*one.get("domain", (0, 0)))
             if domain not in ("", "ai.onnx", "com.microsoft"):
                 raise NotReadableError(f"operators of {domain!r}")
             found[domain.removeprefix("ai.onnx")] = one.get("version", (0, 0))[0]
@@ -184,35 +186,48 @@ class _Reader:
         return Node(op, inputs, outputs, attributes)
 
     def _attribute(self, place: int, end: int) -> tuple[str, Attribute]:
-        small = end - place < 128
-        if small and (known := self.attributes.get(self.raw[place:end])):
+        raw = self.raw[place:end] if end - place < 128 else b""
+        if raw and (known := self.attributes.get(raw)):
             return known
-        one, many = self._message(place, end, _ATTRIBUTE)
-        name, kind = self._text(one, "name"), _KINDS.get(one.get("type", (0, 0))[0], "")
-        if not name or not kind or {*one, *many} - {"name", "type", "text", kind}:
+        name, kind, told = "", "", 0
+        given: dict[str, list[_Place]] = {}
+        for key, start, stop in self._fields(place, end, MAX_SMALL_FIELDS):
+            field_name = _ATTRIBUTE.get(key, "!")
+            if field_name[0] == "!" or (told >> key & 1 and field_name[0] != "*"):
+                raise _unknown(_ATTRIBUTE, key)
+            told |= 1 << key
+            if key == 10:
+                name = self._text(start, stop)
+            elif key == 160:
+                kind = _KINDS.get(start, "")
+            elif key != 106:
+                given.setdefault(field_name.lstrip("*"), []).append((start, stop))
+        if not name or not kind or (given and [*given] != [kind]):
             raise NotReadableError(f"an attribute {name!r} of a kind that no operator here has")
-        read = name, self._content(kind, one, many)
-        if small:
-            self.attributes[self.raw[place:end]] = read
+        read = name, self._content(kind, given.get(kind, []))
+        if raw:
+            self.attributes[raw] = read
         return read
 
-    def _content(self, kind: str, one: dict[str, _Place], many: dict[str, list[_Place]]) -> Attribute:
+    def _content(self, kind: str, places: list[_Place]) -> Attribute:
+        """What an attribute is; where nothing is given, it is protobuf's default."""
         raw = self.raw
+        first, last = places[0] if places else (0, 0)
         if kind == "i":
-            return _signed(one.get("i", (0, 0))[0])
+            return _signed(first)
         if kind == "ints":
-            return tuple(_signed(number) for number, _ in many.get("ints", []))
+            return tuple([_signed(number) for number, _ in places])
         if kind == "f":
-            return float(struct.unpack_from("<f", raw, one["f"][0])[0]) if "f" in one else 0.0
+            return float(struct.unpack_from("<f", raw, first)[0]) if places else 0.0
         if kind == "floats":
-            return tuple(struct.unpack_from("<f", raw, start)[0] for start, _ in many.get("floats", []))
+            return tuple([float(struct.unpack_from("<f", raw, start)[0]) for start, _ in places])
         if kind == "s":
-            return self._text(one, "s")
+            return self._text(first, last)
         if kind == "strings":
-            return tuple(raw[start:stop].decode() for start, stop in many.get("strings", []))
-        if "t" not in one:
+            return tuple([self._text(start, stop) for start, stop in places])
+        if not places:
             raise NotReadableError("a constant without a value")
-        return self._tensor(*one["t"])[1]
+        return self._tensor(first, last)[1]
 
     def _tensor(self, place: int, end: int) -> tuple[str, Tensor]:
         raw, dims = self.raw, []
@@ -230,7 +245,7 @@ class _Reader:
             elif key == 74:
                 start, stop = first, last
             elif key in (66, 98):
-                text = self._text({"name": (first, last)}, "name")
+                text = self._text(first, last)
                 name = text if key == 66 else name
         size = WIDTHS.get(dtype)
         if size is None:
@@ -239,7 +254,7 @@ class _Reader:
         if len(dims) > MAX_AXES or (dims and min(dims) < 0) or count * size != stop - start:
             raise NotReadableError(f"a constant of shape {dims[:9]} in {stop - start} bytes")
         shape, value = tuple(dims), None
-        if count <= MAX_CONSTANT:
+        if count <= (MAX_CONSTANT if _DTYPES[dtype].kind in "iu" else MAX_REALS):
             value = np.frombuffer(raw, _DTYPES[dtype], count, start).reshape(shape)
         return name, Tensor(shape, dtype, value)
 
@@ -248,7 +263,7 @@ class _Reader:
         found: dict[str, tuple[int, ...]] = {}
         for place in places:
             one, _ = self._message(*place, _VALUE)
-            name = self._text(one, "name")
+            name = self._text(*one.get("name", (0, 0)))
             if "type" not in one or name in found or not name:
                 raise NotReadableError(f"a value {name!r} without a type, or twice")
             of_type, _ = self._message(*one["type"], _TYPE)
@@ -269,8 +284,7 @@ class _Reader:
             raise NotReadableError(f"a size of {size}")
         return size
 
-    def _text(self, one: dict[str, _Place], name: str) -> str:
-        start, stop = one.get(name, (0, 0))
+    def _text(self, start: int, stop: int) -> str:
         if stop - start > MAX_TEXT:
             raise NotReadableError("names without end")
         return self.raw[start:stop].decode()
