@@ -73,23 +73,64 @@ def sync_folder(folder: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent` that `remove_leftovers` leaves alone until its process ends; removed at the end, unless
-    it was renamed."""
+def temporary_folder(parent: Path, prefix: str = PREFIX, suffix: str = SUFFIX) -> Iterator[Path]:
+    """A new folder in `parent` that nobody else takes for a leftover until its process ends.
+
+    Removed at the end, whatever it holds by then. With the names given here, `remove_leftovers` removes those of the
+    dead; with others that is left to the caller.
+    """
     remove_leftovers(parent)
-    while True:
-        folder = parent / _temporary_name()
-        folder.mkdir(0o700)
-        descriptor = os.open(folder, os.O_RDONLY) if sys.platform != "win32" else None
-        if descriptor is None or _hold(descriptor, folder):
-            break
+    with contextlib.ExitStack() as stack:
+        while True:
+            folder = parent / _temporary_name(prefix, suffix)
+            folder.mkdir(0o700)
+            with contextlib.suppress(FileNotFoundError):  # swept before it was held
+                stack.enter_context(held(folder))
+                break
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(OSError):
+                _remove(folder)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep others from taking a folder for a leftover.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield folder
+        if not _hold(descriptor, folder):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(folder))
+        yield
     finally:
-        with contextlib.suppress(OSError):
-            _remove(folder)
-        if descriptor is not None:
-            os.close(descriptor)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def claimed(leftover: Path) -> Iterator[None]:
+    """Have a temporary file or folder alone, because its writer is gone.
+
+    Raises:
+        OSError: its writer lives, or it cannot be known.
+    """
+    if sys.platform == "win32":
+        if time.time() - leftover.stat().st_mtime < _OLD_S:
+            raise PermissionError(errno.EACCES, "It may be in use", os.fspath(leftover))
+        yield
+        return
+    descriptor = os.open(leftover, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -97,8 +138,8 @@ def remove_leftovers(folder: Path) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         found = [Path(entry) for entry in entries if entry.name.startswith(PREFIX) and entry.name.endswith(SUFFIX)]
         for leftover in found:
-            with contextlib.suppress(OSError):
-                _remove_dead(leftover)
+            with contextlib.suppress(OSError), claimed(leftover):
+                _remove(leftover)
 
 
 def _write_stdout(write: Callable[[BinaryIO], object]) -> None:
@@ -173,38 +214,19 @@ def _create(folder: Path, mode: int) -> tuple[Path, int]:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
         if _hold(descriptor, temporary):
             return temporary, descriptor
+        os.close(descriptor)
 
 
 def _hold(descriptor: int, temporary: Path) -> bool:
-    """Lock a temporary file or folder; False, and closed, where it is gone already."""
+    """Lock a temporary file or folder; False where it is gone already."""
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # a file system without locks: there nobody takes it for dead either
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         try:
             temporary.stat()
         except FileNotFoundError:
-            os.close(descriptor)
             return False
     return True
-
-
-def _remove_dead(leftover: Path) -> None:
-    """Remove a temporary file or folder whose writer is gone.
-
-    Raises:
-        OSError: the writer lives, or it cannot be removed.
-    """
-    if sys.platform == "win32":
-        if time.time() - leftover.stat().st_mtime < _OLD_S:
-            return
-        _remove(leftover)
-        return
-    descriptor = os.open(leftover, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _remove(leftover)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(leftover: Path) -> None:
@@ -216,8 +238,8 @@ def _remove(leftover: Path) -> None:
     shutil.rmtree(leftover)
 
 
-def _temporary_name() -> str:
-    return f"{PREFIX}{os.urandom(6).hex()}{SUFFIX}"  # short: the target's own name may have the longest there is
+def _temporary_name(prefix: str = PREFIX, suffix: str = SUFFIX) -> str:
+    return f"{prefix}{os.urandom(6).hex()}{suffix}"  # short: the target's own name may have the longest there is
 
 
 def _take_over(descriptor: int, temporary: Path, old: os.stat_result) -> None:
