@@ -17,7 +17,8 @@ from edgeae_runtime.bench import AGAIN, bench_bundle
 from edgeae_runtime.comparison import compare_files, compare_reports, comparison_lines, read_report
 from edgeae_runtime.doctor import examine
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.images import check_output, fits_images, read_array, read_images, write_atomically, write_output
+from edgeae_runtime.files import write_atomically
+from edgeae_runtime.images import check_output, fits_images, read_array, read_images, write_output
 from edgeae_runtime.parity import Check
 from edgeae_runtime.tuning import TUNING_FILE
 from edgeae_runtime.tuning import tune as tune_bundle

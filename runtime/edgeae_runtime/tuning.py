@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeae_runtime.images import write_atomically
+from edgeae_runtime.files import write_atomically
 from edgeae_runtime.machine import describe_machine, usable_cores
 from edgeae_runtime.timing import interleave
 
@@ -74,6 +74,8 @@ def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
         "median_us": measured,
     }
     raw = (json.dumps(document, indent=2) + "\n").encode()
+    if (bundle / TUNING_FILE).is_symlink():  # a stranger's bundle must not choose which file is written
+        (bundle / TUNING_FILE).unlink()
     write_atomically(bundle / TUNING_FILE, lambda file: file.write(raw))
     return document
 
