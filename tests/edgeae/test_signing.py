@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -292,3 +293,19 @@ def test_the_command_signs_and_says_what_to_do_next(broken, tmp_path):
     _, other = write_keys(tmp_path, "other")
     done = edgeae("verify", broken, "--key", other)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="the README's commands are OpenSSL's")
+def test_the_readmes_commands(broken, tmp_path):
+    text = (BUNDLE.parent.parent / "README.md").read_text()
+    lines = re.findall(r"^(openssl .*|edgeae.* --key .*?)(?:  #.*)?$", text, re.MULTILINE)
+    assert len(lines) == 4
+    programs = "".join(
+        f'{name}() {{ "{sys.executable}" -m {module} "$@"; }}; '
+        for name, module in (("edgeae", "edgeae"), ("edgeae-runtime", "edgeae_runtime"))
+    )
+    done = subprocess.run(
+        ["bash", "-ec", programs + "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Verified" in done.stdout

@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from edgeae_runtime import InputError, commands
@@ -136,3 +139,10 @@ def test_what_is_not_a_number_is_written_as_null(tmp_path):
         "rows": [{"peak_memory_mib": None, "times": [1.0, None, None]}]
     }
     assert finite({"a": True, "b": 3, "c": "NaN"}) == {"a": True, "b": 3, "c": "NaN"}
+
+
+def test_mutated_documents_are_one_paragraph():
+    script = Path(__file__).parent / "fuzz_documents.py"
+    command = [sys.executable, str(script), "--cases", "450", "--seed", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
