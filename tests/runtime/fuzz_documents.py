@@ -22,6 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgeae_runtime.cli import main as runtime_main
@@ -92,14 +93,27 @@ def place(path: Path, raw: bytes, rng: random.Random) -> None:
         path.write_bytes(raw)
 
 
+@contextlib.contextmanager
+def bounded_memory() -> Iterator[None]:
+    """At most `MEMORY_BYTES` more than now, for what is under test, not for making its input."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
 def told_by(command: object) -> str:
     """Run a command line; its outcome, after what it told was looked at."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), bounded_memory():
         status = command()
     error = err.getvalue()
     if "a fault of edgeae's" in error or "Traceback" in error:
         return f"UNTYPED {error[:300]}"
+    if "takes more memory" in error:
+        return f"MEMORY {error[:300]}"
     if len(error) > MAX_PARAGRAPH + 20 or error.count("\n") > 1 or not error.strip("\n").isprintable():
         return f"UNREADABLE {error[:300]!a}"
     if any(not line.isprintable() for line in out.getvalue().split("\n")):
@@ -165,7 +179,8 @@ def signature_case(folder: Path, rng: random.Random) -> str:
     victim.write_bytes(mutate_bytes(victim.read_bytes(), rng) + b"!")
     place(bundle / SIGNATURE_FILE, mutated(json.loads(raw), rng) if rng.random() < 0.8 else mutate_bytes(raw, rng), rng)
     try:
-        check_signature(bundle, public)
+        with bounded_memory():
+            check_signature(bundle, public)
     except SignatureError:
         return "refused"
     return "WRONG: a changed bundle was accepted"
@@ -189,8 +204,6 @@ def worker(first: int, cases: int, seed: int, results: multiprocessing.Queue) ->
     for module in ("edgeae.console", "model_signing.signing", "model_signing.verifying"):  # which take memory to import
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
     for case in range(first, cases):
         results.put(("begin", case, ""))
         try:
