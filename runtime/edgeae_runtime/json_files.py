@@ -6,7 +6,9 @@ import json
 import math
 import os
 import stat
+import sys
 from pathlib import Path
+from typing import TypeGuard
 
 from edgeae_runtime.errors import InputError, shown
 
@@ -54,13 +56,18 @@ def parse_json(raw: bytes) -> object:
     return value
 
 
+def is_number(value: object, most: float = sys.float_info.max) -> TypeGuard[float]:
+    """Whether a value is a finite number, of at most this size; true and false are none, and 10**400 is no float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
+
+
 def figure(value: object) -> float:
-    """A finite number of a size that something measured may have; true and false are none.
+    """A number of a size that something measured may have.
 
     Raises:
         ValueError: it is something else.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_FIGURE:
+    if not is_number(value, MAX_FIGURE):
         raise ValueError("a figure is no number")
     return float(value)
 
