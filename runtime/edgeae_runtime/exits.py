@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 
@@ -49,20 +48,21 @@ def _exit_code(action: Callable[[], int]) -> int:
     try:
         return action()
     except SystemExit as leaving:
-        _raise_what_was_swallowed(leaving)
+        swallowed = _behind(leaving, BrokenPipeError, EOFError, KeyboardInterrupt)
+        if swallowed:
+            raise swallowed from None
         if leaving.code is None or isinstance(leaving.code, int):
             return leaving.code or OK
         tell(str(leaving.code))
         return BAD_INPUT
 
 
-def _raise_what_was_swallowed(leaving: SystemExit) -> None:
-    """rich and typer leave with 1, "a check failed", when a pipe is closed or nobody answers a question."""
-    error: BaseException | None = leaving
-    while error is not None:
-        if isinstance(error, BrokenPipeError | EOFError | KeyboardInterrupt):
-            raise error from None
+def _behind(error: BaseException | None, *kinds: type[BaseException]) -> BaseException | None:
+    """What led to an error: rich and typer leave with 1, "a check failed", when a pipe is closed or nobody answers a
+    question; a library that is interrupted while it is imported says that it cannot be."""
+    while error is not None and not isinstance(error, kinds):
         error = error.__cause__ or error.__context__
+    return error
 
 
 def _failed(error: BaseException, checking: bool) -> int:
@@ -71,7 +71,7 @@ def _failed(error: BaseException, checking: bool) -> int:
         return PIPE_CLOSED
     if isinstance(error, OSError) and error.filename in (None, "standard output"):
         drop_output()
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt) or (isinstance(error, ImportError) and _behind(error, KeyboardInterrupt)):
         tell("interrupted")
         status = INTERRUPTED
     else:
@@ -79,6 +79,8 @@ def _failed(error: BaseException, checking: bool) -> int:
         failed = isinstance(error, ParityError | SignatureError) or (checking and isinstance(error, IntegrityError))
         status = CHECK_FAILED if failed else BAD_INPUT
     if os.environ.get(DEBUG, "0") not in ("", "0"):
+        import traceback  # which takes a while
+
         tell("".join(traceback.format_exception(error)).rstrip())
     return status
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from edgeae_runtime import BundleError, IntegrityError, ParityError, commands
+from edgeae_runtime import __main__ as program
 from edgeae_runtime.cli import main
 from edgeae_runtime.exits import exit_status
 from edgeae_runtime.terminal import MAX_PARAGRAPH, cut, name_of
@@ -70,6 +71,33 @@ def test_whatever_is_raised_becomes_a_paragraph_and_a_status(error, status, caps
     assert told.out == ""
     if isinstance(error, Exception) and not isinstance(error, BrokenPipeError):
         assert told.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("behind", "left", "status"),
+    [
+        (KeyboardInterrupt(), ImportError("initialization failed"), 130),  # a C extension's words for an interrupt
+        (KeyboardInterrupt(), SystemExit(1), 130),
+        (BrokenPipeError(), SystemExit(1), 141),  # rich's way
+        (ValueError(), SystemExit(2), 2),
+    ],
+    ids=repr,
+)
+def test_what_libraries_make_of_an_end_is_undone(behind, left, status, capsys):
+    def action():
+        try:
+            raise behind
+        except BaseException:
+            raise left  # noqa: B904 - as they do it
+
+    assert exit_status(action) == status
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_library_that_is_missing_is_told(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "edgeae_runtime.cli", None)
+    assert program.main() == 2
+    assert "pip install" in capsys.readouterr().err
 
 
 def test_a_changed_byte_is_a_failed_check_only_where_one_checks(capsys):
