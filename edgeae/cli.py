@@ -12,6 +12,7 @@ from edgeae_runtime import commands
 from edgeae_runtime.cli import version_line
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.exits import exit_status
+from edgeae_runtime.files import STANDARD_OUTPUT
 from edgeae_runtime.manifest import PARTS
 from edgeae_runtime.terminal import command_line
 
@@ -494,14 +495,14 @@ def _check_parts(parts: list[str] | None) -> None:
 
 def _leave_output_to(json: Path | None) -> None:
     """Standard output is for the JSON alone where it is asked for there."""
-    if str(json) == commands.STANDARD_OUTPUT:
+    if str(json) == STANDARD_OUTPUT:
         console.use_standard_error()
 
 
 def _write_json(path: Path | None, report: dict[str, Any]) -> None:
     if path is not None:
         commands.write_json(path, report)
-        if str(path) != commands.STANDARD_OUTPUT:
+        if str(path) != STANDARD_OUTPUT:
             console.say(f"Wrote {path}")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from edgeae_runtime import commands
 from edgeae_runtime.completion import SHELLS, completion_script
 from edgeae_runtime.exits import CHECK_FAILED, OK, exit_status
+from edgeae_runtime.files import STANDARD_OUTPUT
 from edgeae_runtime.terminal import say, tell
 
 __all__ = ["exit_status", "main"]
@@ -173,7 +174,7 @@ def _print(text: str) -> int:
 
 def _shower(json: str | None) -> Callable[[Iterable[str]], None]:
     """What prints lines: to standard error where standard output is the JSON's."""
-    write = tell if json == commands.STANDARD_OUTPUT else say
+    write = tell if json == STANDARD_OUTPUT else say
 
     def show(lines: Iterable[str]) -> None:
         for line in lines:
@@ -185,7 +186,7 @@ def _shower(json: str | None) -> Callable[[Iterable[str]], None]:
 def _write_json(path: str | None, report: dict[str, Any]) -> None:
     if path:
         commands.write_json(path, report)
-        if path != commands.STANDARD_OUTPUT:
+        if path != STANDARD_OUTPUT:
             say(f"Wrote {path}")
 
 

@@ -26,13 +26,12 @@ from edgeae_runtime.json_files import finite
 from edgeae_runtime.machine import available_memory, check_threads, usable_cores
 from edgeae_runtime.manifest import Manifest
 from edgeae_runtime.parity import Check
-from edgeae_runtime.terminal import MAX_NAME, command_line, cut, say_bytes
+from edgeae_runtime.terminal import MAX_NAME, command_line, cut
 from edgeae_runtime.tuning import TUNING_FILE
 from edgeae_runtime.tuning import tune as tune_bundle
 from edgeae_runtime.verify import verify as verify_bundle
 
 DEFAULT_BUNDLE, DEFAULT_PROVIDER = "bundle", "cpu"
-STANDARD_OUTPUT = "-"
 BENCH_PARTS = ("encoder", "decoder", "round-trip")
 CONVERSIONS = {
     "encode": "Turn images (.npy, .npz, a picture or a folder of pictures) into latents.",
@@ -315,10 +314,7 @@ def here(path: str | Path) -> str:
 def write_json(path: str | Path, report: dict[str, Any]) -> None:
     """Write a report, atomically; to standard output for `-`. What is not a number becomes null."""
     raw = (json.dumps(finite(report), indent=2, allow_nan=False) + "\n").encode()
-    if str(path) == STANDARD_OUTPUT:
-        say_bytes(raw)
-    else:
-        write_atomically(path, lambda file: file.write(raw))
+    write_atomically(path, lambda file: file.write(raw))
 
 
 def _read(source: str, autoencoder: Autoencoder) -> tuple[NDArray[Any], list[str]]:

@@ -64,21 +64,6 @@ def tell(text: str) -> None:
         say(text, sys.stderr)
 
 
-def say_bytes(raw: bytes) -> None:
-    """Write bytes to standard output, whatever its encoding."""
-    sys.stdout.flush()
-    binary = getattr(sys.stdout, "buffer", None)
-    try:
-        if binary is None:
-            sys.stdout.write(raw.decode())
-        else:
-            binary.write(raw)
-        sys.stdout.flush()
-    except OSError as error:
-        error.filename = error.filename or "standard output"
-        raise
-
-
 def drop_output() -> None:
     """Send what is still to come on standard output nowhere, so that Python's own flush at the end is quiet."""
     with contextlib.suppress(OSError, ValueError):

@@ -1,7 +1,6 @@
 """How commands end: one paragraph and an exit status, whatever happens and wherever the output goes."""
 
 import errno
-import io
 import json
 import os
 import shutil
@@ -191,7 +190,7 @@ def test_a_full_standard_output_is_a_sentence(bundle):
     assert run("verify", "none", shell='"$@" 2> /dev/full').returncode == 2
 
 
-def test_json_on_standard_output_is_pure(bundle, replace_file, int8_bundle, monkeypatch, capsys):
+def test_json_on_standard_output_is_pure(bundle, replace_file, int8_bundle, capsys):
     done = run("verify", bundle, "--json", "-")
     assert json.loads(done.stdout)["passed"] is True
     assert "Next: " in done.stderr.decode()
@@ -203,9 +202,8 @@ def test_json_on_standard_output_is_pure(bundle, replace_file, int8_bundle, monk
         "bytes, whatever the terminal's encoding"
     )
     document = {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": (-float("inf"), "x")}}
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
     commands.write_json("-", document)
-    assert json.loads(sys.stdout.getvalue()) == {"a": None, "b": [None, 1.5], "c": {"d": [None, "x"]}}
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": {"d": [None, "x"]}}
 
 
 def test_next_lines_are_commands_that_run(tmp_path, bundle):
