@@ -60,7 +60,7 @@ def decode(bundle: str, source: str, out: str, provider: str) -> str:
     latents = read_array(source, lambda shape: autoencoder.manifest.latent.shape in (shape, shape[1:]))
     images = autoencoder.decode(np.atleast_2d(latents))
     write_output(out, images, images=True)
-    return f"Wrote {len(images)} images to {out}"
+    return f"Wrote {len(images)} images to {out}\n{next_line('bench', here(bundle), provider=provider)}"
 
 
 def reconstruct(bundle: str, source: str, out: str, provider: str) -> str:
@@ -73,7 +73,7 @@ def reconstruct(bundle: str, source: str, out: str, provider: str) -> str:
     scale = autoencoder.manifest.preprocessing.scale if images.dtype == np.uint8 else 1.0
     error = parity.mse(images.reshape(reconstructions.shape) * scale, parity.unit_scale(reconstructions))
     done = f"Wrote {len(reconstructions)} reconstructions to {out}; mean squared error {error:.5f}"
-    return "\n".join([*notices, done])
+    return "\n".join([*notices, done, next_line("bench", here(bundle), provider=provider)])
 
 
 def sample(bundle: str, count: int, seed: int | None, out: str, provider: str) -> str:
@@ -83,7 +83,7 @@ def sample(bundle: str, count: int, seed: int | None, out: str, provider: str) -
     check_memory(count, autoencoder.manifest, "new images")
     images = autoencoder.sample(count, seed)
     write_output(out, images, images=True)
-    return f"Wrote {len(images)} new images to {out}"
+    return f"Wrote {len(images)} new images to {out}\n{next_line('verify', here(bundle), provider=provider)}"
 
 
 def interpolate(bundle: str, start: str, end: str, steps: int, out: str, provider: str) -> str:
@@ -94,7 +94,7 @@ def interpolate(bundle: str, start: str, end: str, steps: int, out: str, provide
     ends = [_one(path, autoencoder) for path in (start, end)]
     images = autoencoder.interpolate(ends[0], ends[1], steps)
     write_output(out, images, images=True)
-    return f"Wrote {len(images)} images to {out}"
+    return f"Wrote {len(images)} images to {out}\n{next_line('bench', here(bundle), provider=provider)}"
 
 
 def verify(bundle: str, provider: str, key: str | Path | None = None) -> tuple[list[Check], str | None]:
