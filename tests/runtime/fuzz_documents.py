@@ -63,7 +63,7 @@ def mutate(document: object, rng: random.Random) -> object:
             return document | {rng.choice(["\x1b]0;x\x07", "[/]", "k" * 100_000, ""]): document[key]}
         return {**document, key: mutate(document[key], rng)}
     if isinstance(document, list) and document and rng.random() < 0.75:
-        if rng.random() < 0.1:
+        if rng.random() < 0.1 and len(json.dumps(document)) < 2_000:  # once is enough: the size is a product
             return document * rng.choice((2, 100, 5_000))
         index = rng.randrange(len(document))
         return [mutate(value, rng) if i == index else value for i, value in enumerate(document)]
