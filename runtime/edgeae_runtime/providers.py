@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import onnxruntime as ort
 
 from edgeae_runtime.cuda_libraries import missing_library
-from edgeae_runtime.errors import BundleError, InputError, ProviderError
+from edgeae_runtime.errors import BundleError, ProviderError
+from edgeae_runtime.machine import check_threads
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -71,8 +72,7 @@ def create_session(
         ProviderError: the provider is there but cannot start.
         BundleError: ONNX Runtime does not accept the graph.
     """
-    if threads < 1:
-        raise InputError(f"Got {threads} threads, expected a whole number from 1.")
+    check_threads(threads)
     if provider == "cuda" and (reason := missing_library()):
         raise _cannot_start(provider, reason)
     options = ort.SessionOptions()
