@@ -117,7 +117,7 @@ def answer() -> None:
     """The child: read a request, verify within its memory, write the checks or the error."""
     from edgeae_runtime.verify import verify_here
 
-    request = json.load(sys.stdin)
+    request = json.load(sys.stdin.buffer)
     words = os.dup(1)
     os.dup2(2, 1)  # whatever else writes to standard output does not mix with the answer
     _limit_memory(request.pop("memory"))
