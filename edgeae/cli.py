@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from edgeae_runtime import commands
-from edgeae_runtime.cli import exit_status
+from edgeae_runtime.cli import version_line
 from edgeae_runtime.errors import InputError
+from edgeae_runtime.exits import exit_status
+from edgeae_runtime.files import STANDARD_OUTPUT
 from edgeae_runtime.manifest import PARTS
+from edgeae_runtime.terminal import command_line
 
 from edgeae import console
 from edgeae.own_model import chosen_range, half_arguments, numbers_or_none
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Train an autoencoder, put its encoder and decoder on a device, and prove that nothing changed.",
@@ -39,7 +41,7 @@ Data = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option("--out", help="Output file.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file; - is standard output.")]
 
 OWN = "Your own model"
 DEFAULT_CHECKPOINT, DEFAULT_BUNDLE = Path("runs/latest"), Path("bundle")
@@ -52,7 +54,27 @@ def main() -> None:
         app()
         return 0
 
-    sys.exit(exit_status(action, sys.stderr, checking="verify" in sys.argv[1:2]))
+    sys.exit(exit_status(action, checking=sys.argv[1:2] == ["verify"]))
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        console.say(f"edgeae {version('edgeae')}, torch {version('torch')}, {version_line()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="The versions of edgeae and its libraries."
+        ),
+    ] = False,
+) -> None:
+    """Options of `edgeae` itself."""
 
 
 @app.command()
@@ -287,19 +309,46 @@ def export(
 def verify(
     bundle: Bundle = DEFAULT_BUNDLE,
     checkpoint: Annotated[Path | None, typer.Option(help="Compare with this checkpoint's torch model too.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The publisher's public key: also check the signature.")] = None,
     provider: Provider = "cpu",
     json: Json = None,
 ) -> None:
     """Check the hashes and replay the golden vectors; with a checkpoint, compare with torch itself."""
-    checks = commands.verify(str(bundle), provider)
+    _leave_output_to(json)
+    checks, fingerprint = commands.verify(str(bundle), provider, key)
     if checkpoint is not None:
         from edgeae.export import verify_against_torch
 
         checks += verify_against_torch(bundle, checkpoint, provider)
+    if fingerprint:
+        console.say(commands.signature_line(fingerprint))
     console.show_checks(checks)
-    _write_json(json, commands.verify_document(checks))
+    _write_json(json, commands.verify_document(checks, fingerprint))
     commands.require_parity(checks)
-    console.next_command(f"edgeae bench {bundle}")
+    _next("bench", bundle, provider=provider)
+
+
+@app.command()
+def sign(
+    bundle: Bundle = DEFAULT_BUNDLE,
+    *,
+    key: Annotated[Path, typer.Option(help="Your private key: PEM, an elliptic-curve key on P-256, P-384 or P-521.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier signature.")] = False,
+) -> None:
+    """Sign every file of a bundle, so that others can check who made it: `verify --key` with your public key."""
+    from edgeae_runtime.signing import SIGNATURE_FILE
+
+    from edgeae.signing import password_of
+    from edgeae.signing import sign as sign_bundle
+
+    fingerprint = sign_bundle(bundle, key, password_of(key), overwrite=overwrite)
+    console.say(f"Signed {bundle} with the key {fingerprint[:16]}…, in {bundle / SIGNATURE_FILE}")
+    console.say("Give others the public key by another way than the bundle; with it they run verify --key.")
+    public = key.with_suffix(".pub")
+    if public.exists():
+        console.next_command(command_line("edgeae-runtime", "verify", commands.here(bundle), "--key", public))
+    else:
+        console.next_command(command_line("openssl", "pkey", "-in", key, "-pubout", "-out", public))
 
 
 @app.command()
@@ -320,8 +369,9 @@ def bench(
     from edgeae.export import bench_checkpoint
 
     _check_parts(part)
+    _leave_output_to(json)
     source = checkpoint or (DEFAULT_CHECKPOINT if DEFAULT_CHECKPOINT.exists() else None)
-    batches, counts = commands.numbers(batch), commands.numbers(threads)
+    batches, counts = commands.bench_cases(bundle, batch, threads)
     earlier = commands.earlier_bench(compare)
     with console.StageLog() as stages:
         if source is None:
@@ -341,7 +391,7 @@ def bench(
     for line in commands.compared_lines(earlier, report) if earlier else ():
         console.say(line)
     _write_json(json, report)
-    console.next_command(f"edgeae inspect {bundle}")
+    _next("inspect", bundle)
 
 
 @app.command()
@@ -350,7 +400,7 @@ def inspect(bundle: Bundle = DEFAULT_BUNDLE) -> None:
     from edgeae_runtime import open_bundle
 
     console.show_manifest(open_bundle(bundle).manifest)
-    console.next_command(f"edgeae verify {bundle}")
+    _next("verify", bundle)
 
 
 @app.command()
@@ -403,7 +453,7 @@ for _name, _help in commands.CONVERSIONS.items():
 def sample(
     out: Output,
     count: Annotated[int, typer.Argument(help="How many images.")] = 16,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same latents everywhere.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same latents everywhere.")] = None,
     bundle: BundleOption = DEFAULT_BUNDLE,
     provider: Provider = "cpu",
 ) -> None:
@@ -443,7 +493,20 @@ def _check_parts(parts: list[str] | None) -> None:
         raise InputError(f"Got part {', '.join(unknown)}, expected {', '.join(commands.BENCH_PARTS)}.")
 
 
+def _leave_output_to(json: Path | None) -> None:
+    """Standard output is for the JSON alone where it is asked for there."""
+    if str(json) == STANDARD_OUTPUT:
+        console.use_standard_error()
+
+
 def _write_json(path: Path | None, report: dict[str, Any]) -> None:
     if path is not None:
         commands.write_json(path, report)
-        console.say(f"Wrote {path}")
+        if str(path) != STANDARD_OUTPUT:
+            console.say(f"Wrote {path}")
+
+
+def _next(verb: str, bundle: Path, provider: str = commands.DEFAULT_PROVIDER) -> None:
+    """Name the next command, with what was typed."""
+    options = [] if provider == commands.DEFAULT_PROVIDER else ["--provider", provider]
+    console.next_command(command_line("edgeae", verb, commands.here(bundle), *options))

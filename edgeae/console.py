@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from edgeae_runtime.bench import AGAIN
 from edgeae_runtime.commands import check_lines, note_lines
+from edgeae_runtime.errors import shown
+from edgeae_runtime.terminal import cut, name_of
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from edgeae import inspection
+from edgeae.inspection import RewriteDecision, rewrite_decisions, versions
 
 if TYPE_CHECKING:  # these bring torch with them
     from edgeae_export import ExportReport
@@ -24,6 +29,7 @@ if TYPE_CHECKING:  # these bring torch with them
     from edgeae.checkpoint import Checkpoint
     from edgeae.training import TrainingProgress
 
+_MOST_ROWS = 1000
 _WIDTH_WITHOUT_TERMINAL = 120  # logs and pipes: rich would break tables at 80
 
 console = Console(highlight=False)
@@ -31,19 +37,29 @@ if not console.is_terminal:
     console = Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
 
 
+def use_standard_error() -> None:
+    """Print on standard error from now on: standard output is for a document."""
+    console.stderr = True
+
+
 def say(text: str = "") -> None:
     """Print plain text."""
-    console.print(escape(text), soft_wrap=True)
+    console.print(plain(text), soft_wrap=True)
+
+
+def plain(text: object) -> str:
+    """A text for rich that is no markup, whoever wrote it, and steers no terminal."""
+    return escape("\n".join(shown(line) for line in str(text).split("\n")))
 
 
 def heading(text: str) -> None:
     """Print the title of a step."""
-    console.print(f"\n[bold]{escape(text)}[/bold]")
+    console.print(f"\n[bold]{plain(text)}[/bold]")
 
 
 def warn(text: str) -> None:
     """Print what must not be overlooked, in a frame."""
-    console.print(Panel(escape(text), title="notice", border_style="yellow"))
+    console.print(Panel(plain(text), title="notice", border_style="yellow"))
 
 
 def is_main_process() -> bool:
@@ -53,7 +69,7 @@ def is_main_process() -> bool:
 
 def next_command(command: str) -> None:
     """Print the exact command to try next."""
-    console.print(f"\nNext: [bold cyan]{escape(command)}[/bold cyan]", soft_wrap=True)
+    console.print(f"\nNext: [bold cyan]{plain(command)}[/bold cyan]", soft_wrap=True)
 
 
 class StageLog:
@@ -73,8 +89,8 @@ class StageLog:
     def __call__(self, stage: str) -> None:
         """Begin a stage."""
         if console.is_terminal:
-            self._status.update(f"{escape(stage)} …")
-        console.print(f"  [dim]·[/dim] {escape(stage)}")
+            self._status.update(f"{plain(stage)} …")
+        console.print(f"  [dim]·[/dim] {plain(stage)}")
 
 
 @contextmanager
@@ -122,7 +138,7 @@ class TrainingBar:
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""
-        self._progress.console.print(escape(text))
+        self._progress.console.print(plain(text))
 
 
 def show_training(checkpoint: Checkpoint) -> None:
@@ -168,7 +184,7 @@ def show_export(report: ExportReport) -> None:
     if report.verdict:
         first, *further = sentences(report.verdict)
         console.print()
-        console.print(f"[bold]{escape(first)}[/bold]", soft_wrap=True)
+        console.print(f"[bold]{plain(first)}[/bold]", soft_wrap=True)
         for sentence in further:
             say(sentence)
 
@@ -193,7 +209,7 @@ def show_checks(checks: Sequence[Check]) -> None:
     """One line per check: tick or cross, measured, limit, place of the worst element."""
     for check, line in zip(checks, check_lines(checks), strict=True):
         colour = "green" if check.passed else "bold red"
-        console.print(f"[{colour}]{line[0]}[/{colour}]{escape(line[1:])}", soft_wrap=True)
+        console.print(f"[{colour}]{line[0]}[/{colour}]{plain(line[1:])}", soft_wrap=True)
 
 
 def show_bench(report: dict[str, Any]) -> None:
@@ -235,47 +251,53 @@ def show_bench(report: dict[str, Any]) -> None:
         say(line)
     if "verdict" in report:
         console.print()
-        console.print(f"[bold]{escape(report['verdict'])}[/bold]", soft_wrap=True)
+        console.print(f"[bold]{plain(report['verdict'])}[/bold]", soft_wrap=True)
 
 
 def show_manifest(manifest: Manifest) -> None:
     """What a bundle holds."""
+    decisions, quality, made_with = list(rewrite_decisions(manifest)), inspection.quality(manifest), versions(manifest)
     image, latent = (" x ".join(map(str, shape)) for shape in (manifest.image_shape, manifest.latent.shape))
     kind = ", variational" if manifest.latent.prior else ""
     say(f"Images {image}, latents {latent}{kind}")
+    layers = [
+        (f"{name} ({part.record.bytes:,} bytes)", each) for name, part in manifest.parts.items() for each in part.layers
+    ]
     table = _table("part", "layer", "operator", "precision")
-    for name, part in manifest.parts.items():
-        size = f"{name} ({part.record.bytes:,} bytes)"
-        for layer in part.layers:
-            table.add_row(size, layer.name, layer.op, layer.precision)
-            size = ""
+    for (title, layer), before in zip(layers[:_MOST_ROWS], [None, *layers], strict=False):
+        shown_title = "" if before and before[0] == title else title
+        table.add_row(shown_title, cell(layer.name), cell(layer.op), layer.precision)
     console.print(table)
-    _show_rewrites(manifest)
-    quality = manifest.document.get("quality", {})
+    _say_rest(len(layers), "layers")
+    _show_rewrites(decisions)
     if quality:
         say(
-            f"Mean squared error {quality['reconstruction_mse']:.5f}, torch float32 "
-            f"{quality['reconstruction_mse_torch']:.5f} ({100 * quality['reconstruction_error_rise']:+.3f} %)"
+            f"Mean squared error {quality.mse:.5f}, torch float32 {quality.mse_torch:.5f} ({100 * quality.rise:+.3f} %)"
         )
-    versions = manifest.document.get("versions", {})
-    say("Made with " + ", ".join(f"{tool} {version}" for tool, version in versions.items()))
+    say("Made with " + cut(", ".join(f"{name_of(tool)} {name_of(version)}" for tool, version in made_with.items())))
 
 
-def _show_rewrites(manifest: Manifest) -> None:
+def _show_rewrites(decisions: Sequence[RewriteDecision]) -> None:
     """Which rewrites were applied, to which node, and why others were not."""
     table = _table("part", "rewrite", "node", "", "why", wrap="why")
-    for name, part in manifest.document["parts"].items():
-        title = f"{name}: {part.get('plan', '')}"
-        for decision in part.get("rewrites", []):
-            mark = "[green]✓[/green]" if decision["applied"] else "–"
-            table.add_row(title, decision["rule"], decision["node"], mark, escape(decision["why"]))
-            title = ""
-        for layer, why in part.get("kept_in_float", {}).items():
-            table.add_row(title, "int8", layer, "–", escape(why))
-            title = ""
+    for decision, before in zip(decisions[:_MOST_ROWS], [None, *decisions], strict=False):
+        title = "" if before and before.part == decision.part else cell(decision.part)
+        mark = "[green]✓[/green]" if decision.applied else "–"
+        table.add_row(title, cell(decision.rule), cell(decision.node), mark, plain(cut(decision.why)))
     if table.row_count:
         console.print()
         console.print(table)
+        _say_rest(len(decisions), "decisions")
+
+
+def _say_rest(count: int, what: str) -> None:
+    if count > _MOST_ROWS:
+        say(f"and {count - _MOST_ROWS:,} more {what}, which the manifest lists")
+
+
+def cell(name: object) -> str:
+    """A stranger's name as it may stand in a table."""
+    return escape(name_of(name))
 
 
 def _table(*columns: str, right: Sequence[str] = (), wrap: str = "operators") -> Table:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.errors import InputError, shown
+from edgeae_runtime.json_files import is_number, parse_json, read_regular
+from edgeae_runtime.terminal import name_of
 
 Document = dict[str, Any]  # one JSON object
 
@@ -42,16 +42,13 @@ def read_document(path: Path) -> Document:
     """Read a JSON object.
 
     Raises:
-        InputError: the file cannot be read, is too large, or is not a JSON object.
+        InputError: the file cannot be read, is no regular file, is too large, or is not a JSON object.
     """
+    raw = read_regular(path, MAX_DOCUMENT_BYTES, "a document that edgeae wrote")
     try:
-        if path.stat().st_size > MAX_DOCUMENT_BYTES:
-            raise damaged(path, f"is larger than {MAX_DOCUMENT_BYTES} bytes")
-        document = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise InputError(f"Cannot read {path} ({error.strerror}). Check its permissions.") from error
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"is not valid JSON ({error})") from error
+        document = parse_json(raw)
+    except ValueError as error:
+        raise damaged(path, f"is not valid JSON ({name_of(error)})") from error
     return typed(document, dict, "the document", path)
 
 
@@ -87,9 +84,9 @@ def file_record(document: Document, key: str, path: Path) -> FileRecord:
         entry(value, "file", str, path), entry(value, "sha256", str, path), entry(value, "bytes", int, path)
     )
     if not _FILE_NAME.fullmatch(record.file):
-        raise damaged(path, f"names the file {record.file!r}, expected a plain name inside the folder")
+        raise damaged(path, f"names the file {name_of(record.file)!r}, expected a plain name inside the folder")
     if not _SHA256.fullmatch(record.sha256):
-        raise damaged(path, f"gives the SHA-256 {record.sha256!r}, expected 64 hexadecimal digits")
+        raise damaged(path, f"gives the SHA-256 {name_of(record.sha256)!r}, expected 64 hexadecimal digits")
     if not 0 < record.bytes <= MAX_FILE_BYTES:
         raise damaged(path, f"gives {record.file} {record.bytes} bytes, expected 1 to {MAX_FILE_BYTES}")
     return record
@@ -113,8 +110,8 @@ def number(document: Document, key: str, path: Path) -> float:
         InputError: it is missing or no finite number.
     """
     value = document.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise damaged(path, f"has {value!r} for {key!r}, expected a finite number")
+    if not is_number(value):
+        raise damaged(path, f"has {name_of(value)} for {key!r}, expected a finite number")
     return float(value)
 
 
@@ -131,8 +128,4 @@ def typed(value: object, kind: type[_T], what: str, path: Path) -> _T:
 
 def damaged(path: Path, problem: str) -> InputError:
     """The error for a document that is not what this project writes."""
-    return InputError(f"{path} {problem}. It is damaged or was not made by edgeae: train again.")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number JSON knows")
+    return InputError(f"{shown(path)} {problem}. It is damaged or was not made by edgeae: train again.")

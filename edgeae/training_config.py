@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from edgeae_runtime.errors import InputError
+from edgeae_runtime.json_files import is_number
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -49,14 +49,14 @@ class TrainingConfig:
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise InputError(f"Got {name} = {value!r}, expected a whole number from {least} to {most}.")
         rate = self.learning_rate
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate <= 0:
+        if not is_number(rate) or rate <= 0:
             raise InputError(f"Got learning_rate = {rate!r}, expected a number above 0; 0.001 is a good start.")
         bound = self.logit_bound
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound) or bound < 0:
+        if not is_number(bound) or bound < 0:
             raise InputError(f"Got logit_bound = {bound!r}, expected a number from 0; 10 changes no pixel visibly.")
         for name in ("beta", "kl_warmup"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            if not is_number(value) or value < 0:
                 raise InputError(f"Got {name} = {value!r}, expected a number from 0.")
         if not isinstance(self.channels_last, bool):
             raise InputError(f"Got channels_last = {self.channels_last!r}, expected True or False.")

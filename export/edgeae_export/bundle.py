@@ -1,4 +1,4 @@
-"""Writing a bundle: into a temporary folder beside the target, then renamed, so that half a bundle never exists."""
+"""What a bundle holds, and whose place it may take."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.bundle import open_bundle
+from edgeae_runtime.errors import BundleError, InputError, shown
 from edgeae_runtime.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, parse_manifest
 from edgeae_runtime.parity import Check
 from onnx import TensorProto, ValueInfoProto
@@ -25,14 +22,16 @@ from edgeae_export.compiler import Compiled
 from edgeae_export.corners import GoldenCorners
 from edgeae_export.executed import executed_layers
 from edgeae_export.fit import Fitted
-from edgeae_export.graph import operator_counts, parameter_count
+from edgeae_export.graph import check_guarded, operator_counts, parameter_count
 from edgeae_export.images import GOLDEN_IMAGES
 from edgeae_export.model_card import model_card
 from edgeae_export.parity import COMMON_LIMITS, Int8Limits, Reference, limit_on_few
+from edgeae_export.swap import check_writable, put_back, replace_folder
 from edgeae_export.targets import Target
 
 _TOOLS = ("edgeae", "edgeae-runtime", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
-_LEFTOVER_AGE_S = 3600  # a temporary folder older than this belongs to an export that was killed
+_BESIDE = ("README.md", "tuning.json", "variants", "model.sig", ".DS_Store", "Thumbs.db", "desktop.ini")
+"""What else lies in a bundle's folder: written by `export`, `tune` and `sign`, or by a file manager."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +59,47 @@ class BundleContents:
 
 
 def check_target(out: str | Path, *, overwrite: bool) -> None:
-    """Refuse a target that must not be replaced, before any work is done.
+    """Refuse a target that must not or cannot be replaced, before any work is done.
+
+    A bundle that an export left under a hidden name when it was killed is put back first.
 
     Raises:
-        InputError: it is a file, a folder that is not a bundle, or a bundle without leave to overwrite it.
+        InputError: it is a file, a folder that is not a bundle or holds other files, a bundle without leave to
+            overwrite it, or it cannot be written.
     """
     target = Path(out)
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise InputError(f"{target} is a file, expected a folder for the bundle. Choose another --out.")
-    if not any(target.iterdir()):
-        return
+    put_back(target)
+    if target.exists():
+        if not target.is_dir():
+            raise InputError(f"{target} is a file, expected a folder for the bundle. Choose another --out.")
+        if any(target.iterdir()):
+            _check_is_ours(target)
+            if not overwrite:
+                raise InputError(
+                    f"There is a bundle at {target} already. Choose another --out, or replace it: --overwrite."
+                )
+    check_writable(target)
+
+
+def _check_is_ours(target: Path) -> None:
+    """Refuse a folder of which anything would be lost but a bundle."""
+    alone = "so it is left alone. Choose another --out."
     if not (target / MANIFEST_FILE).is_file():
-        raise InputError(
-            f"The folder {target} is not empty and is not a bundle, so it is left alone. Choose another --out."
-        )
-    if not overwrite:
-        raise InputError(f"There is a bundle at {target} already. Choose another --out, or replace it: --overwrite.")
+        raise InputError(f"The folder {target} is not empty and is not a bundle, {alone}")
+    try:
+        manifest = open_bundle(target).manifest
+    except BundleError as error:
+        raise InputError(f"The folder {target} is not a bundle, {alone} Its {MANIFEST_FILE}: {error}") from error
+    records = (manifest.golden, *(part.record for part in manifest.parts.values()))
+    ours = {MANIFEST_FILE, *_BESIDE, *(record.file for record in records)}
+    strangers = sorted(
+        path.name
+        for path in target.iterdir()
+        if (path.name not in ours and path.suffix != ".sig") or path.is_dir() != (path.name == "variants")
+    )
+    if strangers:
+        named = ", ".join(shown(name) for name in strangers[:5]) + (", …" if len(strangers) > 5 else "")
+        raise InputError(f"The folder {target} holds what is not a bundle's ({named}), {alone}")
 
 
 def write_bundle(contents: BundleContents, out: str | Path, *, overwrite: bool) -> Manifest:
@@ -88,23 +110,15 @@ def write_bundle(contents: BundleContents, out: str | Path, *, overwrite: bool) 
         OSError: the folder cannot be written; the target is as it was.
     """
     check_target(out, overwrite=overwrite)
-    target = Path(out).absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(target)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    try:
-        files = {f"{name}.onnx": part.model.SerializeToString() for name, part in contents.parts.items()}
-        files["golden.npz"] = _golden_bytes(contents)
-        document = _document(contents, files)
-        files[MANIFEST_FILE] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
-        manifest = parse_manifest(files[MANIFEST_FILE])
-        files["README.md"] = model_card(document).encode()
-        for name, raw in files.items():
-            _write(folder / name, raw)
-        folder.chmod(0o755)
-        _replace(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    files = {f"{name}.onnx": part.model.SerializeToString() for name, part in contents.parts.items()}
+    for name in contents.parts:
+        check_guarded(files[f"{name}.onnx"], name)
+    files["golden.npz"] = _golden_bytes(contents)
+    document = _document(contents, files)
+    files[MANIFEST_FILE] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+    manifest = parse_manifest(files[MANIFEST_FILE])
+    files["README.md"] = model_card(document).encode()
+    replace_folder(Path(out), files)
     return manifest
 
 
@@ -233,32 +247,3 @@ def _tensors(values: Iterable[ValueInfoProto], contents: BundleContents) -> list
         }
         for value in values
     ]
-
-
-def _write(path: Path, raw: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _replace(folder: Path, target: Path) -> None:
-    """Put the finished folder in the target's place; an old bundle is moved aside first, and back if that fails."""
-    if not target.exists():
-        folder.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent)) / target.name
-    target.rename(old)
-    try:
-        folder.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
-
-
-def _remove_leftovers(target: Path) -> None:
-    for leftover in target.parent.glob(f".{target.name}.partial-*"):
-        if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
-            shutil.rmtree(leftover, ignore_errors=True)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.errors import BundleError, InputError
+from edgeae_runtime.graph_guard import check_graph
 from edgeae_runtime.parity import unit_scale
 from edgeae_runtime.providers import create_session
 from numpy.typing import NDArray
@@ -74,6 +75,9 @@ def clean(model: onnx.ModelProto) -> None:
     Stack traces, source lines, the tools' bookkeeping, imports of operator sets that no node uses, and copies of
     constants: folding gives each step of a loop that was unrolled its own transposed weights.
     """
+    for tensor in _constants(model.graph):
+        if not tensor.HasField("raw_data"):  # one form for all, the one that the runtime's guard reads
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
     _share_constants(model.graph)
     for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del holder.metadata_props[:]
@@ -86,6 +90,13 @@ def clean(model: onnx.ModelProto) -> None:
     model.opset_import.extend(onnx.helper.make_opsetid(domain, imports[domain]) for domain in sorted(used))
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "edgeae", ""
+
+
+def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """All constants of numbers: initialisers, and those in attributes."""
+    attributes = [entry.t for node in graph.node for entry in node.attribute if entry.HasField("t")]
+    others = (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)
+    return [tensor for tensor in (*graph.initializer, *attributes) if tensor.data_type not in others]
 
 
 def _share_constants(graph: onnx.GraphProto) -> None:
@@ -121,3 +132,23 @@ def check_self_contained(model: onnx.ModelProto) -> None:
             f"The graph is not self-contained: it refers to {', '.join(found[:3])}. Expected standard operators and "
             "all weights inside one file; replace the custom operator in the model, or keep the model under 2 GB."
         )
+
+
+def check_guarded(raw: bytes, name: str) -> None:
+    """Refuse a graph that a runtime would refuse, before anything is written: the same guard, on the same bytes.
+
+    Args:
+        raw: the graph as it would be written.
+        name: the part it is.
+
+    Raises:
+        InputError: it uses an operator that runtimes do not load from a bundle, or its sizes are not bounded.
+    """
+    try:
+        check_graph(raw, name)
+    except BundleError as error:
+        reason = str(error).split(" The bundle is refused", maxsplit=1)[0]
+        raise InputError(
+            f"{reason} No runtime would load such a bundle, so none is written. Take what needs this operator out of "
+            "the model, such as loops, random numbers, or sizes that depend on the values of its input."
+        ) from error

@@ -29,7 +29,7 @@ from edgeae_export.corners import (
     torch_corners,
 )
 from edgeae_export.dtypes import told_of_precisions
-from edgeae_export.graph import Float32Array, operator_counts, runner
+from edgeae_export.graph import Float32Array, check_guarded, operator_counts, runner
 from edgeae_export.halves import Half
 from edgeae_export.images import choose_images
 from edgeae_export.int8 import MODES, Quantized, Request
@@ -230,6 +230,7 @@ def export(
         with told_of_precisions(name, modules[name], example):
             traced = trace(modules[name], example, *names[name])
         simplified, simplification = simplify(traced, inputs[name], noise[name], corner_inputs[name])
+        check_guarded(simplified.SerializeToString(), name)
         float32 = Compiled(simplified, AS_IT_IS.name, [])
         if rewrites:
             tell(f"rewrite the {name} for {machine.name}")

@@ -2,7 +2,7 @@
 
 from edgeae_runtime import telemetry as telemetry  # first: before anything imports ONNX Runtime
 from edgeae_runtime.autoencoder import Autoencoder
-from edgeae_runtime.bundle import Bundle, Golden, open_bundle
+from edgeae_runtime.bundle import Bundle, open_bundle
 from edgeae_runtime.errors import (
     BundleError,
     EdgeAEError,
@@ -12,6 +12,7 @@ from edgeae_runtime.errors import (
     ProviderError,
     TimeLimitError,
 )
+from edgeae_runtime.golden import Golden
 from edgeae_runtime.manifest import Manifest
 from edgeae_runtime.parity import Check
 from edgeae_runtime.providers import available_providers

@@ -1,7 +1,20 @@
-"""`python -m edgeae_runtime` is `edgeae-runtime`."""
+"""The program `edgeae-runtime`, also as `python -m edgeae_runtime`."""
 
 import sys
 
-from edgeae_runtime.cli import main
+from edgeae_runtime.exits import exit_status
 
-sys.exit(main())
+
+def main() -> int:
+    """Entry point; importing the libraries may fail or be interrupted as well."""
+
+    def run() -> int:
+        from edgeae_runtime.cli import main
+
+        return main()
+
+    return exit_status(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

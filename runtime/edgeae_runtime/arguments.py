@@ -8,9 +8,6 @@ from collections.abc import Sequence
 
 from edgeae_runtime.errors import InputError
 
-MAX_THREADS = 1024
-"""More than any processor has cores: making some ten thousand threads takes minutes."""
-
 
 def whole_number(value: object, what: str, least: int, most: int | None = None, why: str = "") -> int:
     """`value` as an int from `least` to `most`; also numpy's integers.

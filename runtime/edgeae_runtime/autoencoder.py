@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgeae_runtime.arguments import MAX_THREADS, names_of_parts, seconds_or_none, seed_of, whole_number
+from edgeae_runtime.arguments import names_of_parts, seconds_or_none, seed_of, whole_number
 from edgeae_runtime.arrays import Float32Array, as_array, as_latents, image_batch, latent_batch
 from edgeae_runtime.bundle import Bundle, open_bundle
 from edgeae_runtime.errors import BundleError, InputError, IntegrityError, ProviderError
@@ -21,7 +21,6 @@ from edgeae_runtime.manifest import PARTS, Manifest, TensorSpec
 from edgeae_runtime.part import LoadedPart, in_chunks
 from edgeae_runtime.providers import candidates, create_session
 from edgeae_runtime.time_limit import TimeLimit
-from edgeae_runtime.tuning import read_tuning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +50,7 @@ class Autoencoder:
         """Per loaded part, the threads of a call."""
         self._timeout_s: float | None = options["timeout_s"]
         self._loaded, self._options, self._process = loaded, options, os.getpid()
-        self._source = {"path": str(bundle.path.resolve()), "sha256": bundle.sha256}
+        self._source = {"path": str(bundle.path.resolve()), "root": str(bundle.root), "sha256": bundle.sha256}
         self._closed = False
 
     @classmethod
@@ -107,11 +106,13 @@ class Autoencoder:
                 f"Got provider={provider!r} and spinning={spinning!r}, expected a name such as 'cpu', and a bool."
             )
         if threads is not None:
-            threads = whole_number(threads, "threads", 1, MAX_THREADS)
+            threads = whole_number(threads, "threads", 1)
         asked = names_of_parts(parts)
         wanted = [name for name in PARTS if name in bundle.manifest.parts] if asked is None else asked
         options: dict[str, Any] = {"provider": provider, "parts": asked, "threads": threads, "spinning": bool(spinning)}
         options["timeout_s"] = seconds_or_none(timeout_s)
+        from edgeae_runtime.tuning import read_tuning  # here: it brings a clock and a writer, for tuning itself
+
         names = candidates(provider)
         tuned = read_tuning(bundle.path) if threads is None else {}
         threads_of = {part: tuned.get(part, 1) if threads is None else threads for part in wanted}
@@ -145,7 +146,7 @@ class Autoencoder:
             self.__dict__.update(state["closed"])
             return
         source = state["source"]
-        bundle = open_bundle(source["path"])
+        bundle = open_bundle(source["path"], root=source["root"])
         if bundle.sha256 != source["sha256"]:
             raise IntegrityError(
                 f"The bundle at {source['path']} is another one than when it was loaded: its manifest has changed. A "

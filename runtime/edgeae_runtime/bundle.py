@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgeae_runtime.errors import BundleError, IntegrityError
-from edgeae_runtime.manifest import (
-    MANIFEST_FILE,
-    MAX_GOLDEN,
-    MAX_MANIFEST_BYTES,
-    FileRecord,
-    Manifest,
-    parse_manifest,
-)
+from edgeae_runtime.errors import BundleError, IntegrityError, shown
+from edgeae_runtime.golden import Golden, parse_golden
+from edgeae_runtime.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileRecord, Manifest, parse_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-GOLDEN_ARRAYS = ("image", "latent", "decoded", "log_variance")
-"""The arrays of `golden.npz`, float32: n images, and what the torch model gives for them; `log_variance` of a
-variational autoencoder only."""
-CORNER_ARRAYS = ("corner_image", "corner_latent", "corner_decoded", "corner_log_variance")
-"""The same on corners: m images, the latents of these and then of k corners that belong to no image, and m + k decoded.
-Bundles of before corners were kept have none of them. There are no other arrays."""
-MAX_GOLDEN_BYTES = 256 << 20  # decompressed; a few images of any size a small model takes
-
-
-@dataclass(frozen=True)
-class Golden:
-    """A few inputs with the torch model's outputs, so that a device without torch can prove parity."""
-
-    image: NDArray[np.float32]
-    """Encoder input, [n, channels, height, width] in [0, 1]."""
-    latent: NDArray[np.float32]
-    """The torch encoder's output for `image`, [n, *latent shape]; the decoder's input."""
-    decoded: NDArray[np.float32]
-    """The torch decoder's output for `latent`, [n, channels, height, width] in [0, 1]."""
-    log_variance: NDArray[np.float32] | None = None
-    """The torch encoder's second output for `image`, of a variational autoencoder."""
-    corners: Golden | None = None
-    """The same on corners: `image` [m, …], `latent` and `decoded` [m + k, …], of which the first m belong to `image`.
-    None in bundles of before corners were kept."""
+_NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True)
@@ -55,7 +24,9 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    sha256: str = ""
+    root: Path
+    """Where links of the bundle may lead: its own folder, or what the user named."""
+    sha256: str
     """Of the manifest's bytes, which hold the hashes of all other files: what tells one bundle from another."""
 
     def read(self, record: FileRecord) -> bytes:
@@ -66,16 +37,11 @@ class Bundle:
             IntegrityError: its bytes are not those that were exported.
         """
         path = self.path / record.file
-        if path.is_symlink() or not path.is_file():
-            raise BundleError(
-                f"The bundle {self.path} has no regular file {record.file}, which its manifest names. "
-                "Copy the whole folder again, or export it again."
-            )
-        raw = _read_bounded(path, record.bytes)
-        if len(raw) != record.bytes or _sha256(raw) != record.sha256:
+        size, raw = _read(path, self.root, lambda size: size == record.bytes)
+        if size != record.bytes or _sha256(raw) != record.sha256:
             raise IntegrityError(
-                f"{path} is not the file that was exported: it has "
-                f"{'other bytes' if len(raw) == record.bytes else 'another size'} than the manifest records "
+                f"{shown(path)} is not the file that was exported: it has "
+                f"{'other bytes' if size == record.bytes else 'another size'} than the manifest records "
                 f"({record.bytes} bytes, SHA-256 {record.sha256[:12]}…). "
                 "It was damaged or changed on the way: copy the bundle again, or export it again."
             )
@@ -100,67 +66,45 @@ class Bundle:
             BundleError: they are missing or do not fit the manifest's shapes.
             IntegrityError: they are not those that were exported.
         """
-        raw = self.read(self.manifest.golden)
-        _check_members(raw)
-        golden = self._golden(raw, GOLDEN_ARRAYS)
-        count = len(golden.image)
-        self._check_golden(golden, count, count)
-        corners = self.manifest.golden_corners
-        if corners is None:
-            return golden
-        edges = self._golden(raw, CORNER_ARRAYS)
-        self._check_golden(edges, corners.images, len(corners.names))
-        return replace(golden, corners=edges)
-
-    def _golden(self, raw: bytes, names: Sequence[str]) -> Golden:
-        image, latent, decoded, log_variance = names
-        return Golden(
-            image=_golden_array(raw, image),
-            latent=_golden_array(raw, latent),
-            decoded=_golden_array(raw, decoded),
-            log_variance=_golden_array(raw, log_variance) if self.manifest.variational else None,
-        )
-
-    def _check_golden(self, golden: Golden, images: int, latents: int) -> None:
-        shape, latent = self.manifest.image_shape, self.manifest.latent.shape
-        arrays = (golden.image, golden.latent, golden.decoded, golden.log_variance)
-        found = [array.shape for array in arrays if array is not None]
-        expected = [(images, *shape), (latents, *latent), (latents, *shape), (images, *latent)]
-        if latents == 0 or latents > MAX_GOLDEN or found != expected[: len(found)]:
-            raise BundleError(
-                f"The golden vectors of {self.path} have shapes {found}, expected images of {shape} and latents "
-                f"of {latent}, the same number of each, at most {MAX_GOLDEN}. Export the bundle again."
-            )
+        return parse_golden(self.read(self.manifest.golden), self.manifest)
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | Path, *, root: str | Path | None = None) -> Bundle:
     """Open the bundle in the folder `path` and validate its manifest.
+
+    Args:
+        path: the folder.
+        root: a folder of which all files are the user's own. Links of the bundle are followed as far as they end inside
+            it, as those of a cache that keeps content beside its snapshots do; by default inside the bundle's folder.
 
     Raises:
         BundleError: there is no such folder, it holds no manifest, or the manifest is not valid.
     """
-    from pathlib import Path  # here, as all of what a program needs that imports this and loads nothing yet
+    from pathlib import Path  # here, as all that only loading needs: importing should cost little
 
     folder = Path(path)
     if not folder.exists():
         raise BundleError(
-            f"There is no bundle at {folder}. Make one with `edgeae export`, or give the folder of another."
+            f"There is no bundle at {shown(folder)}. Make one with `edgeae export`, or give the folder of another."
         )
     if not folder.is_dir():
         raise BundleError(
-            f"{folder} is a file, expected a bundle: the folder that `edgeae export` writes, "
+            f"{shown(folder)} is a file, expected a bundle: the folder that `edgeae export` writes, "
             f"with {MANIFEST_FILE} and the ONNX graphs in it."
         )
     manifest = folder / MANIFEST_FILE
-    if manifest.is_symlink() or not manifest.is_file():
+    if not os.path.lexists(manifest):
         raise BundleError(
-            f"The folder {folder} holds no {MANIFEST_FILE}, so it is not a bundle. "
+            f"The folder {shown(folder)} holds no {MANIFEST_FILE}, so it is not a bundle. "
             "Give the folder that `edgeae export` wrote."
         )
-    raw = _read_bounded(manifest, MAX_MANIFEST_BYTES)
-    if len(raw) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{manifest} is larger than {MAX_MANIFEST_BYTES} bytes, so it is no manifest of a bundle.")
-    return Bundle(folder.absolute(), parse_manifest(raw), sha256=_sha256(raw))
+    within = Path(root if root is not None else folder).resolve()
+    size, raw = _read(manifest, within, lambda size: size <= MAX_MANIFEST_BYTES)
+    if size > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"{shown(manifest)} is larger than {MAX_MANIFEST_BYTES} bytes, so it is no manifest of a bundle."
+        )
+    return Bundle(folder.absolute(), parse_manifest(raw), within, _sha256(raw))
 
 
 def _sha256(raw: bytes) -> str:
@@ -169,44 +113,33 @@ def _sha256(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def _read_bounded(path: Path, limit: int) -> bytes:
-    """At most `limit + 1` bytes: enough to see that a file is too long, never more than was promised."""
+def _read(path: Path, root: Path, wanted: Callable[[int], bool]) -> tuple[int, bytes]:
+    """The size of a file, and its bytes where that size is wanted: never more than was promised.
+
+    Raises:
+        BundleError: it is no regular file, leads out of `root`, or cannot be read.
+    """
     try:
-        with path.open("rb") as file:
-            return file.read(limit + 1)
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}. Check the folder's permissions.") from error
-
-
-def _check_members(raw: bytes) -> None:
-    """Nothing but the arrays that are known: what nobody reads has no business on a device."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            members = archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BundleError(f"The golden vectors are no readable archive ({error}). Export again.") from error
-    unknown = sorted(set(members) - {f"{name}.npy" for name in (*GOLDEN_ARRAYS, *CORNER_ARRAYS)})
-    if unknown or len(set(members)) != len(members):
+        place = path.resolve(strict=True)
+        if not place.is_relative_to(root):
+            raise BundleError(
+                f"{shown(path)} is a link that leads out of {shown(root)}, so it is not followed. Copy the bundle with "
+                "its files (`cp -rL`), or name the folder that holds both as root."
+            )
+        # A FIFO would wait for a writer, and a device need not end: what was opened is looked at before it is read.
+        with os.fdopen(os.open(place, os.O_RDONLY | _NOT_BLOCKING), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BundleError(
+                    f"{shown(path)} is no regular file, which a bundle is made of. "
+                    "Copy the whole folder again, or export it again."
+                )
+            return status.st_size, file.read(status.st_size) if wanted(status.st_size) else b""
+    except FileNotFoundError as error:
         raise BundleError(
-            f"The golden vectors hold {', '.join(unknown[:3]) or 'an array twice'}, expected only "
-            f"{', '.join((*GOLDEN_ARRAYS, *CORNER_ARRAYS))}. Export the bundle again."
-        )
-
-
-def _golden_array(raw: bytes, name: str) -> NDArray[np.float32]:
-    """One float32 array of the .npz, refused before decompression when it would be too large."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            if archive.getinfo(f"{name}.npy").file_size > MAX_GOLDEN_BYTES:
-                raise BundleError(f"The golden array {name!r} is larger than {MAX_GOLDEN_BYTES} bytes: refused.")
-        with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
-            array = np.asarray(arrays[name])
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"The golden vectors hold no readable array {name!r} ({error}). Export again.") from error
-    if array.dtype != np.float32 or not np.isfinite(array).all():
-        raise BundleError(f"The golden array {name!r} is not finite float32. Export the bundle again.")
-    return array
+            f"The bundle {shown(path.parent)} has no file {path.name}, which its manifest names, or it is a link to "
+            "nowhere. Copy the whole folder again, or export it again."
+        ) from error
+    except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: a circle of links
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise BundleError(f"{shown(path)} cannot be read: {reason}. Check the folder's permissions.") from error

@@ -4,118 +4,120 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from edgeae_runtime import commands
-from edgeae_runtime.errors import EdgeAEError, IntegrityError, ParityError
+from edgeae_runtime.completion import SHELLS, completion_script
+from edgeae_runtime.exits import CHECK_FAILED, OK, exit_status
+from edgeae_runtime.files import STANDARD_OUTPUT
+from edgeae_runtime.terminal import say, tell
 
-OK, CHECK_FAILED, BAD_INPUT = 0, 1, 2
+__all__ = ["exit_status", "main"]
+
+PROGRAM = "edgeae-runtime"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, call one function, print; the exit status is 0 done, 1 a check failed, 2 bad usage or input."""
-    options = _parser().parse_args(arguments)
-    action: Callable[[argparse.Namespace], int] = options.action
-    return exit_status(lambda: action(options), sys.stderr, checking=options.command == "verify")
+    """Parse, call one function, print; returns the exit status, see `exits`. Nothing is raised."""
+    typed = sys.argv[1:] if arguments is None else list(arguments)
+
+    def run() -> int:
+        options = _parser().parse_args(typed)
+        action: Callable[[argparse.Namespace], int] = options.action
+        return action(options)
+
+    return exit_status(run, checking=typed[:1] == ["verify"])
 
 
-def exit_status(action: Callable[[], int], stream: TextIO, *, checking: bool) -> int:
-    """Run a command; turn the errors a user can mend into one paragraph and an exit status.
+def version_line() -> str:
+    """The versions that matter in a report of a fault."""
+    from importlib.metadata import PackageNotFoundError, version
 
-    Args:
-        action: the command.
-        stream: where the paragraph goes.
-        checking: whether the command's purpose is to check a bundle: then a changed byte is a check that failed,
-            elsewhere it is bad input.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=stream)
-            return action()
-    except EdgeAEError as error:
-        stream.write(f"error: {error}\n")
-        failed = isinstance(error, ParityError) or (checking and isinstance(error, IntegrityError))
-        return CHECK_FAILED if failed else BAD_INPUT
-    except OSError as error:
-        stream.write(f"error: {describe_os_error(error)}\n")
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        stream.write("interrupted\n")
-        return 130
-
-
-def describe_os_error(error: OSError) -> str:
-    """An operating system's error as a sentence with a remedy."""
-    place = error.filename or error.filename2 or "A file"
-    return (
-        f"{place} cannot be used: {error.strerror or error}. Nothing half-written was left there. "
-        "Check that the folder is writable and that the disk has room, or choose another place."
-    )
+    found = []
+    for name in (PROGRAM, "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "numpy"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join([*found, f"Python {sys.version.split()[0]}"])
 
 
 def _verify(options: argparse.Namespace) -> int:
-    checks = commands.verify(options.bundle, options.provider)
-    for line in commands.check_lines(checks):
-        _say(line)
-    _write_json(options.json, commands.verify_document(checks))
+    checks, fingerprint = commands.verify(options.bundle, options.provider, options.key)
+    show = _shower(options.json)
+    show([commands.signature_line(fingerprint)] if fingerprint else [])
+    show(commands.check_lines(checks))
+    _write_json(options.json, commands.verify_document(checks, fingerprint))
     commands.require_parity(checks)
-    _say(f"Verified: this machine computes what the torch model did.\nNext: edgeae-runtime bench {options.bundle}")
+    show(["Verified: this machine computes what the torch model did."])
+    show([commands.next_line("bench", commands.here(options.bundle), provider=options.provider)])
     return OK
 
 
 def _bench(options: argparse.Namespace) -> int:
-    batches, threads = commands.numbers(options.batch), commands.numbers(options.threads)
+    batches, threads = commands.bench_cases(options.bundle, options.batch, options.threads)
     earlier = commands.earlier_bench(options.compare)
+    show = _shower(options.json)
     report = commands.bench(
-        options.bundle, options.part, batches, threads, options.provider, options.soak, lambda what: _say(f"… {what}")
+        options.bundle, options.part, batches, threads, options.provider, options.soak, lambda what: show([f"… {what}"])
     )
-    for line in commands.bench_lines(report):
-        _say(line)
-    for line in commands.compared_lines(earlier, report) if earlier else ():
-        _say(line)
+    show(commands.bench_lines(report))
+    show(commands.compared_lines(earlier, report) if earlier else ())
     _write_json(options.json, report)
+    show([commands.next_line("tune", commands.here(options.bundle), provider=options.provider)])
     return OK
 
 
 def _compare(options: argparse.Namespace) -> int:
-    for line in commands.compare(options.old, options.new):
-        _say(line)
+    say("\n".join(commands.compare(options.old, options.new)))
     return OK
 
 
 def _doctor(options: argparse.Namespace) -> int:
     lines, healthy = commands.doctor()
-    for line in lines:
-        _say(line)
+    say("\n".join(lines))
     return OK if healthy else CHECK_FAILED
 
 
 def _tune(options: argparse.Namespace) -> int:
-    for line in commands.tune(options.bundle, options.provider):
-        _say(line)
+    say("\n".join(commands.tune(options.bundle, options.provider)))
     return OK
 
 
 def _convert(options: argparse.Namespace) -> int:
     convert = getattr(commands, options.command)
-    _say(convert(options.bundle, options.input, options.out, options.provider))
+    say(convert(options.bundle, options.input, options.out, options.provider))
     return OK
 
 
 def _sample(options: argparse.Namespace) -> int:
-    _say(commands.sample(options.bundle, options.count, options.seed, options.out, options.provider))
+    say(commands.sample(options.bundle, options.count, options.seed, options.out, options.provider))
     return OK
 
 
 def _interpolate(options: argparse.Namespace) -> int:
-    _say(commands.interpolate(options.bundle, options.start, options.end, options.steps, options.out, options.provider))
+    say(commands.interpolate(options.bundle, options.start, options.end, options.steps, options.out, options.provider))
     return OK
 
 
+class _Version(argparse.Action):
+    """Looks the versions up when they are asked for, not on every start."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:  # noqa: ANN401 - argparse's own
+        say(version_line())
+        parser.exit()
+
+
+def _seed(text: str) -> int:
+    if (seed := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"got {seed}, expected a whole number from 0")
+    return seed
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edgeae-runtime", description="Run an autoencoder bundle, without torch.")
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Run an autoencoder bundle, without torch.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="the versions of this program and what it runs on")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def verb(name: str, action: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -130,7 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     for command in (verify, bench, tune):
         command.add_argument("bundle", nargs="?", default="bundle", help="folder of the bundle (default: bundle)")
     for command in (verify, bench):
-        command.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
+        command.add_argument("--json", metavar="FILE", help="also write the figures to FILE; - is standard output")
+    verify.add_argument("--key", metavar="FILE", help="the publisher's public key: also check the signature")
     bench.add_argument("--part", action="append", choices=commands.BENCH_PARTS, help="may be repeated; default: all")
     bench.add_argument("--batch", default="1,64", help="such as 1,64")
     bench.add_argument("--threads", default="1", help="such as 1,2")
@@ -142,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         convert.add_argument("--out", required=True, help="output file")
     sample = verb("sample", _sample, "Decode random latents: new images.")
     sample.add_argument("count", type=int, nargs="?", default=16)
-    sample.add_argument("--seed", type=int, help="the same seed gives the same latents everywhere")
+    sample.add_argument("--seed", type=_seed, help="the same seed gives the same latents everywhere")
     interpolate = verb("interpolate", _interpolate, "Decode the straight line between two images or latents.")
     interpolate.add_argument("start", help="file with one image or one latent")
     interpolate.add_argument("end", help="file with one image or one latent")
@@ -158,18 +161,33 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(action=_compare)
     compare.add_argument("old", help="file written by bench --json")
     compare.add_argument("new", help="another, of the same bundle or another one")
+    completion = verbs.add_parser("completion", help="Print the script that completes commands in a shell.")
+    completion.add_argument("shell", choices=SHELLS)
+    completion.set_defaults(action=lambda options: _print(completion_script(parser, verbs.choices, options.shell)))
     return parser
+
+
+def _print(text: str) -> int:
+    say(text.rstrip("\n"))
+    return OK
+
+
+def _shower(json: str | None) -> Callable[[Iterable[str]], None]:
+    """What prints lines: to standard error where standard output is the JSON's."""
+    write = tell if json == STANDARD_OUTPUT else say
+
+    def show(lines: Iterable[str]) -> None:
+        for line in lines:
+            write(line)
+
+    return show
 
 
 def _write_json(path: str | None, report: dict[str, Any]) -> None:
     if path:
         commands.write_json(path, report)
-        _say(f"Wrote {path}")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+        if path != STANDARD_OUTPUT:
+            say(f"Wrote {path}")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,10 @@ def measure(command: Sequence[str], runs: int = 5) -> dict[str, float]:
 
 def _one(command: Sequence[str]) -> dict[str, float]:
     start = time.monotonic_ns()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"})
+    environment = {**os.environ, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}  # the user's may be any
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False, env=environment
+    )
     if done.returncode:
         raise EdgeAEError(f"The start-up measurement {' '.join(command)} failed: {done.stderr.strip()[-400:]}")
     record: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

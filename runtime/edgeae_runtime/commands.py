@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,22 @@ from edgeae_runtime import parity
 from edgeae_runtime.array_files import is_array_file
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bench import AGAIN, bench_bundle
+from edgeae_runtime.bundle import open_bundle
 from edgeae_runtime.comparison import compare_files, compare_reports, comparison_lines, read_report
 from edgeae_runtime.doctor import examine
-from edgeae_runtime.errors import InputError
-from edgeae_runtime.images import check_output, fits_images, read_array, read_images, write_atomically, write_output
+from edgeae_runtime.errors import InputError, shown
+from edgeae_runtime.files import write_atomically
+from edgeae_runtime.images import check_output, fits_images, read_array, read_images, write_output
+from edgeae_runtime.json_files import finite
+from edgeae_runtime.machine import available_memory, check_threads, usable_cores
+from edgeae_runtime.manifest import Manifest
 from edgeae_runtime.parity import Check
+from edgeae_runtime.terminal import MAX_NAME, command_line, cut
 from edgeae_runtime.tuning import TUNING_FILE
 from edgeae_runtime.tuning import tune as tune_bundle
 from edgeae_runtime.verify import verify as verify_bundle
 
+DEFAULT_BUNDLE, DEFAULT_PROVIDER = "bundle", "cpu"
 BENCH_PARTS = ("encoder", "decoder", "round-trip")
 CONVERSIONS = {
     "encode": "Turn images (.npy, .npz, a picture or a folder of pictures) into latents.",
@@ -38,8 +47,10 @@ def encode(bundle: str, source: str, out: str, provider: str) -> str:
     images, notices = _read(source, autoencoder)
     latents = autoencoder.encode(images)
     write_output(out, latents, images=False)
-    done = f"Wrote {len(latents)} latents to {out}"
-    return "\n".join([*notices, done, f"Next: decode them on any machine: decode {out} --out images.png"])
+    told = [*notices, f"Wrote {len(latents)} latents to {out}"]
+    if "decoder" in autoencoder.manifest.parts:
+        told.append(next_line("decode", here(out), "--out", "decoded.npy", bundle=bundle, provider=provider))
+    return "\n".join(told)
 
 
 def decode(bundle: str, source: str, out: str, provider: str) -> str:
@@ -49,7 +60,7 @@ def decode(bundle: str, source: str, out: str, provider: str) -> str:
     latents = read_array(source, lambda shape: autoencoder.manifest.latent.shape in (shape, shape[1:]))
     images = autoencoder.decode(np.atleast_2d(latents))
     write_output(out, images, images=True)
-    return f"Wrote {len(images)} images to {out}"
+    return f"Wrote {len(images)} images to {out}\n{next_line('bench', here(bundle), provider=provider)}"
 
 
 def reconstruct(bundle: str, source: str, out: str, provider: str) -> str:
@@ -62,30 +73,42 @@ def reconstruct(bundle: str, source: str, out: str, provider: str) -> str:
     scale = autoencoder.manifest.preprocessing.scale if images.dtype == np.uint8 else 1.0
     error = parity.mse(images.reshape(reconstructions.shape) * scale, parity.unit_scale(reconstructions))
     done = f"Wrote {len(reconstructions)} reconstructions to {out}; mean squared error {error:.5f}"
-    return "\n".join([*notices, done])
+    return "\n".join([*notices, done, next_line("bench", here(bundle), provider=provider)])
 
 
 def sample(bundle: str, count: int, seed: int | None, out: str, provider: str) -> str:
     """Random latents -> new images in `out`."""
     check_output(out, images=True)
-    images = Autoencoder.load(bundle, provider, parts=("decoder",)).sample(count, seed)
+    autoencoder = Autoencoder.load(bundle, provider, parts=("decoder",))
+    check_memory(count, autoencoder.manifest, "new images")
+    images = autoencoder.sample(count, seed)
     write_output(out, images, images=True)
-    return f"Wrote {len(images)} new images to {out}"
+    return f"Wrote {len(images)} new images to {out}\n{next_line('verify', here(bundle), provider=provider)}"
 
 
 def interpolate(bundle: str, start: str, end: str, steps: int, out: str, provider: str) -> str:
     """The straight line between two images, or two latents, -> images in `out`."""
     check_output(out, images=True)
     autoencoder = Autoencoder.load(bundle, provider)
+    check_memory(steps, autoencoder.manifest, "steps")
     ends = [_one(path, autoencoder) for path in (start, end)]
     images = autoencoder.interpolate(ends[0], ends[1], steps)
     write_output(out, images, images=True)
-    return f"Wrote {len(images)} images to {out}"
+    return f"Wrote {len(images)} images to {out}\n{next_line('bench', here(bundle), provider=provider)}"
 
 
-def verify(bundle: str, provider: str) -> list[Check]:
-    """The golden vectors' checks."""
-    return verify_bundle(bundle, provider)
+def verify(bundle: str, provider: str, key: str | Path | None = None) -> tuple[list[Check], str | None]:
+    """The golden vectors' checks; where a publisher's key is given, the signature first, and the key's fingerprint.
+
+    Raises:
+        SignatureError: the bundle is not as the key's holder signed it; nothing of it was run.
+    """
+    if key is None:
+        return verify_bundle(bundle, provider), None
+    from edgeae_runtime.signing import check_signature  # an extra, which few need
+
+    fingerprint = check_signature(bundle, key)
+    return verify_bundle(bundle, provider), fingerprint
 
 
 def doctor() -> tuple[list[str], bool]:
@@ -106,7 +129,7 @@ def tune(bundle: str, provider: str) -> list[str]:
     for part, times in document["median_us"].items():
         told = ", ".join(f"{count} threads {time:.1f} us" for count, time in times.items())
         lines.append(f"{part:<8} {told}: {document['threads'][part]} from now on")
-    return [*lines, f"Kept in {Path(bundle) / TUNING_FILE}", f"Next: edgeae-runtime bench {bundle}"]
+    return [*lines, f"Kept in {Path(bundle) / TUNING_FILE}", next_line("bench", here(bundle), provider=provider)]
 
 
 def compare(old: str, new: str) -> list[str]:
@@ -138,7 +161,7 @@ def check_lines(checks: Sequence[Check]) -> list[str]:
     width = max(len(check.what) for check in checks)
     return [
         f"{'✓' if check.passed else '✗'} {check.what:<{width}}  {figure(check.metric, check.measured):>12}"
-        f"  limit {figure(check.metric, check.limit):>10}  {check.where}"
+        f"  limit {figure(check.metric, check.limit):>10}  {cut(shown(check.where), 2 * MAX_NAME)}"
         for check in checks
     ]
 
@@ -150,12 +173,18 @@ def figure(metric: str, value: float) -> str:
     return f"{100 * value:+.3f} %" if metric == "error_rise" else f"{value:.2e}"
 
 
-def verify_document(checks: Sequence[Check]) -> dict[str, Any]:
-    """The versioned JSON of a verification."""
+def signature_line(fingerprint: str) -> str:
+    """What a good signature means."""
+    return f"✓ signed, as it is, by the holder of the key {fingerprint[:16]}…"
+
+
+def verify_document(checks: Sequence[Check], fingerprint: str | None = None) -> dict[str, Any]:
+    """The versioned JSON of a verification; `signed_by` is the SHA-256 of the key, where one was asked for."""
     return {
         "schema": "edgeae-verify",
         "schema_version": 1,
         "passed": all(check.passed for check in checks),
+        "signed_by": fingerprint,
         "checks": [check.as_document() for check in checks],
     }
 
@@ -230,10 +259,62 @@ def numbers(text: str) -> list[int]:
         raise InputError(f"Got {text!r}, expected whole numbers such as 1,64.") from None
 
 
+def bench_cases(bundle: str | Path, batches: str, threads: str) -> tuple[list[int], list[int]]:
+    """The batches and thread counts to time, from texts such as `1,64`; refused before the work if they cannot be run.
+
+    Warns:
+        UserWarning: more threads than cores.
+
+    Raises:
+        InputError: they are no numbers, below 1, or more than this machine can run or hold.
+    """
+    sizes, counts = numbers(batches), numbers(threads)
+    for count in counts:
+        check_threads(count)
+    cores = usable_cores()
+    if max(counts) > cores:
+        warnings.warn(
+            f"{max(counts)} threads on {cores} usable cores wait for each other: this takes long, and says little.",
+            stacklevel=2,
+        )
+    check_memory(max(sizes), open_bundle(bundle).manifest, "images in a batch")
+    return sizes, counts
+
+
+def check_memory(count: int, manifest: Manifest, what: str) -> None:
+    """Refuse so many images that their pixels alone, in and out, are more than the memory that is free.
+
+    Raises:
+        InputError: they are.
+    """
+    each = 8 * math.prod(manifest.image_shape) + 12 * manifest.latent.dim
+    free = available_memory()
+    if free is not None and count * each > free:
+        raise InputError(
+            f"Got {count:,} {what}, which take {count * each / (1 << 30):,.1f} GiB of memory; "
+            f"{free / (1 << 30):.1f} GiB are free. Ask for at most {free // each:,} at a time."
+        )
+
+
+def next_line(verb: str, *words: object, bundle: str | Path = DEFAULT_BUNDLE, provider: str = DEFAULT_PROVIDER) -> str:
+    """The exact command to try next, with the bundle and the provider that were typed where they are not the default's.
+
+    Commands that take the bundle as an argument have it among their `words`.
+    """
+    options: list[object] = [] if str(bundle) == DEFAULT_BUNDLE else ["--bundle", bundle]
+    options += [] if provider == DEFAULT_PROVIDER else ["--provider", provider]
+    return f"Next: {command_line('edgeae-runtime', verb, *words, *options)}"
+
+
+def here(path: str | Path) -> str:
+    """A path that no command line takes for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 def write_json(path: str | Path, report: dict[str, Any]) -> None:
-    """Write a report, atomically."""
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Write a report, atomically; to standard output for `-`. What is not a number becomes null."""
+    raw = (json.dumps(finite(report), indent=2, allow_nan=False) + "\n").encode()
+    write_atomically(path, lambda file: file.write(raw))
 
 
 def _read(source: str, autoencoder: Autoencoder) -> tuple[NDArray[Any], list[str]]:

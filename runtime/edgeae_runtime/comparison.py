@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from edgeae_runtime.bench import AGAIN, SCHEMA, Case
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.errors import InputError, shown
+from edgeae_runtime.json_files import MAX_FIGURE, figure, parse_json, read_regular
+from edgeae_runtime.terminal import name_of
 from edgeae_runtime.timing import difference, median_noise
 
 _MAX_BYTES = 16 << 20
+_MAX_ROWS, _MAX_MEDIANS = 10_000, 1_000
+_LEAST_US = 1e-6
+_T = TypeVar("_T")
 
 
 def compare_files(old: str | Path, new: str | Path) -> list[dict[str, Any]]:
@@ -48,20 +53,16 @@ def read_report(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: the file is not a benchmark's.
     """
-    path = Path(path)
+    raw = read_regular(path, _MAX_BYTES, "a file written by bench --json")
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path} is larger than any benchmark, expected a file written by bench --json.")
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if document["schema"] != SCHEMA:
-            raise KeyError(document["schema"])
+        document = parse_json(raw)
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise ValueError(f"it is no document of schema {SCHEMA}")
         _rows(document)
-    except OSError as error:
+    except ValueError as error:
         raise InputError(
-            f"{path} cannot be read ({error.strerror}), expected a file written by bench --json."
+            f"{shown(path)} is not a benchmark's ({name_of(error)}): expected a file written by bench --json."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a benchmark's: expected a file written by bench --json.") from error
     return document
 
 
@@ -69,7 +70,7 @@ def comparison_lines(rows: list[dict[str, Any]]) -> list[str]:
     """The comparison as lines for a terminal."""
     lines = []
     for row in rows:
-        ratio = row["ratio"]
+        ratio = row["old_us"] / row["new_us"]
         if not row["real"]:
             verdict = f"no real change (within the noise of {100 * row['noise']:.0f} %)"
         else:
@@ -78,33 +79,67 @@ def comparison_lines(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _compared(case: str, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    found = difference(old["median_us"], new["median_us"], *(_noise(row) + row["pair_noise"] for row in (old, new)))
+def _compared(case: str, old: _Row, new: _Row) -> dict[str, Any]:
+    found = difference(old.median_us, new.median_us, old.noise, new.noise)
     return {
         "case": case,
-        "old_us": old["median_us"],
-        "new_us": new["median_us"],
+        "old_us": old.median_us,
+        "new_us": new.median_us,
         "ratio": round(found.ratio, 4),
         "noise": round(found.noise, 4),
         "real": found.real,
     }
 
 
-def _noise(row: dict[str, Any]) -> float:
-    return median_noise(np.array(row["round_medians_us"], dtype=np.float64))
+@dataclass(frozen=True)
+class _Row:
+    """One variant in one case."""
+
+    median_us: float
+    noise: float
+    """Of the median, and of the case's A/A pair."""
 
 
-def _rows(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The rows of one document by case, each with the noise of its case's A/A pair (none before version 2)."""
-    rows, noise = {}, document.get("pair_noise", {})
-    for row in document["rows"]:
-        case = str(Case(row["part"], row["batch"], row["threads"]))
-        if not row["median_us"] > 0 or not row["round_medians_us"]:
-            raise ValueError(case)
-        if row["variant"] != AGAIN:
-            rows[f"{row['variant']}: {case}"] = row | {"pair_noise": float(noise.get(case, 0.0))}
+def _rows(document: dict[str, Any]) -> dict[str, _Row]:
+    """The rows of one document by case, each with the noise of its case's A/A pair (none before version 2).
+
+    Raises:
+        ValueError: the document is none that a benchmark writes.
+    """
+    rows, noise = {}, _of(dict, document.get("pair_noise", {}), "pair_noise")
+    listed = _of(list, document.get("rows"), "rows")
+    if len(listed) > _MAX_ROWS:
+        raise ValueError(f"it has {len(listed)} rows")
+    for row in listed:
+        _of(dict, row, "a row")
+        variant, part = (_of(str, row.get(key), key) for key in ("variant", "part"))
+        batch, threads = (_of(int, row.get(key), key) for key in ("batch", "threads"))
+        case = str(Case(name_of(part), batch, threads))
+        median = _time(row.get("median_us"))
+        medians = [_time(value) for value in _of(list, row.get("round_medians_us"), "round_medians_us")]
+        if not 1 <= len(medians) <= _MAX_MEDIANS or not 1 <= batch <= MAX_FIGURE or not 1 <= threads <= MAX_FIGURE:
+            raise ValueError(f"the row of {case} cannot be one")
+        pair = figure(noise.get(case, 0.0))
+        if pair < 0:
+            raise ValueError("a noise is below nothing")
+        if variant != AGAIN:
+            rows[f"{name_of(variant)}: {case}"] = _Row(median, median_noise(np.array(medians)) + pair)
     return rows
 
 
-def _named(rows: dict[str, dict[str, Any]]) -> str:
+def _of(kind: type[_T], value: object, what: str) -> _T:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{what} is of type {type(value).__name__}, expected {kind.__name__}")
+    return value
+
+
+def _time(value: object) -> float:
+    """Microseconds that something can have taken: a millionth of one is less than any clock tells."""
+    time = figure(value)
+    if time < _LEAST_US:
+        raise ValueError("a time is not above nothing")
+    return time
+
+
+def _named(rows: dict[str, _Row]) -> str:
     return ", ".join(list(rows)[:2]) + (" and more" if len(rows) > 2 else "")

@@ -4,6 +4,7 @@
     ├── InputError        an argument, array or file the caller gave cannot be used
     ├── BundleError       a bundle cannot be read
     │   └── IntegrityError    its bytes are not the ones that were exported
+    │       └── SignatureError    or not the ones that the holder of a key signed
     ├── ProviderError     the execution provider asked for cannot run here
     ├── TimeLimitError    a run took longer than it was allowed
     └── ParityError       the outputs differ from the torch model by more than the limit
@@ -28,6 +29,10 @@ class BundleError(EdgeAEError):
 
 class IntegrityError(BundleError):
     """A file of the bundle does not have the bytes its manifest promises."""
+
+
+class SignatureError(IntegrityError):
+    """A bundle is not signed, not by the key that was asked for, or not as it is."""
 
 
 class ProviderError(EdgeAEError):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +11,7 @@ from numpy.typing import NDArray
 from edgeae_runtime.array_files import ArrayFile, Fits, find_array, read_array
 from edgeae_runtime.axes import as_batch, fits_batch
 from edgeae_runtime.errors import InputError, shown
+from edgeae_runtime.files import write_atomically
 from edgeae_runtime.manifest import FITS, Preprocessing
 from edgeae_runtime.pictures import PICTURE_SUFFIXES, Tell, find_pictures, load_picture, pillow, read_pictures
 
@@ -137,25 +135,6 @@ def check_output(path: str | Path, *, images: bool) -> None:
     suffixes = (".npy", ".npz", ".png") if images else (".npy", ".npz")
     if Path(path).suffix.lower() not in suffixes:
         raise InputError(f"Cannot write {path}: expected a name that ends in {' or '.join(suffixes)}.")
-
-
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call `write` on a temporary file beside `path`, then rename: `path` is the old file or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp's own mode would keep others from reading the result
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def contact_sheet(images: NDArray[Any], columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -11,6 +12,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from edgeae_runtime.errors import InputError
+
+FEW_THREADS = 16
+"""So many threads are no harm on any machine."""
 _TELLING_FLAGS = (
     "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16",
     "asimd", "asimddp", "i8mm", "bf16", "sve",
@@ -45,6 +50,39 @@ def usable_cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_cores()
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than a machine can make use of: thousands of them take minutes to start, and then wait.
+
+    Raises:
+        InputError: below 1, or above `FEW_THREADS` and four per usable core.
+    """
+    if threads < 1:
+        raise InputError(f"Got {threads} threads, expected a whole number from 1.")
+    if threads > FEW_THREADS and threads > 4 * usable_cores():
+        raise InputError(
+            f"Got {threads} threads, expected at most {max(FEW_THREADS, 4 * usable_cores())} on this machine, whose "
+            f"usable cores are {usable_cores()}: more of them only wait for each other."
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that this process can still take, within a container's limit and its own; None where none is told."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        told = Path("/proc/meminfo").read_text()
+        found.append(int(told.split("MemAvailable:")[1].split()[0]) << 10)
+    with contextlib.suppress(OSError, ValueError):
+        folder = Path("/sys/fs/cgroup")
+        found.append(int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], int(Path("/proc/self/statm").read_text().split()[0])
+        if limit != resource.RLIM_INFINITY:
+            found.append(limit - used * resource.getpagesize())
+    return max(0, min(found)) if found else None
 
 
 def cgroup_cores() -> float | None:

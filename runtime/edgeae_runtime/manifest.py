@@ -13,14 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from edgeae_runtime.errors import BundleError
+from edgeae_runtime.errors import BundleError, shown
 
 FORMAT_VERSION = 2
 """2 added latents that are feature maps, the encoder's log-variance, and images of any number of axes."""
 READABLE_VERSIONS = (1, 2)
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
-MAX_MODEL_BYTES = 1 << 31  # protobuf's own limit: a larger single-file ONNX graph cannot exist
+MAX_MODEL_BYTES = 1 << 30
+"""Most bytes of a graph; what an edge device could still hold, and half of what one file of ONNX can."""
+MAX_ELEMENTS = 1 << 26
+"""Most numbers in one image or one latent: a picture of 4,700 x 4,700 in colour."""
+MAX_NUMBER = 3.4e38  # float32 holds no larger one
 PARTS = ("encoder", "decoder")
 PRECISIONS = ("float32", "int8")
 GOLDEN_OUTPUTS = ("latent", "log_variance", "image", "reconstruction")
@@ -255,6 +259,8 @@ def _tensor(value: Document, where: str) -> TensorSpec:
     shape = _entry(value, "shape", list, where)
     if len(shape) < 2 or shape[0] != "batch" or not all(_is_int(n) and n > 0 for n in shape[1:]):
         raise _damaged(f"has {where}.shape = {shape!r}, expected ['batch', then whole numbers from 1]")
+    if math.prod(shape[1:]) > MAX_ELEMENTS:
+        raise _damaged(f"has {where}.shape = {shape!r}, expected at most {MAX_ELEMENTS} numbers")
     limits = value.get("range")
     return TensorSpec(name, dtype, (None, *shape[1:]), None if limits is None else _interval(limits, f"{where}.range"))
 
@@ -284,13 +290,16 @@ def _latent(value: Document) -> LatentSpace:
     shape = value.get("shape", [dim])  # version 1 has vectors only
     if not isinstance(shape, list) or not shape or not all(_is_int(n) and n > 0 for n in shape):
         raise _damaged(f"has latent.shape = {shape!r}, expected whole numbers from 1")
-    if math.prod(shape) != dim:
-        raise _damaged(f"has latent.shape = {shape!r}, which is not {dim} numbers")
+    if math.prod(shape) != dim or dim > MAX_ELEMENTS:
+        raise _damaged(f"has latent.shape = {shape!r}, which is not {dim} numbers, or more than {MAX_ELEMENTS}")
+    low, high = _numbers(value.get("low"), "latent.low"), _numbers(value.get("high"), "latent.high")
+    if (low is None) != (high is None) or any(a > b for a, b in zip(low or (), high or (), strict=False)):
+        raise _damaged("has a latent.low without a latent.high, or above it")
     return LatentSpace(
         shape=tuple(shape),
         prior=None if prior is None else _one_of(_typed(prior, str, "latent.prior"), ("normal",), "latent.prior"),
-        low=_numbers(value.get("low"), "latent.low"),
-        high=_numbers(value.get("high"), "latent.high"),
+        low=low,
+        high=high,
     )
 
 
@@ -351,6 +360,7 @@ def _check_agreement(manifest: Manifest) -> None:
             raise _damaged(f"gives the {name} outputs other than a latent and its log-variance, or an image")
     if len(parts) == 2 and parts["encoder"].input.shape != parts["decoder"].output.shape:
         raise _damaged("gives the encoder and the decoder different image shapes")
+    _check_padding(manifest)
     for bound in (manifest.latent.low, manifest.latent.high):
         if bound is not None and len(bound) != dim:
             raise _damaged(f"bounds {len(bound)} latent coordinates, expected {dim}")
@@ -367,12 +377,30 @@ def _check_agreement(manifest: Manifest) -> None:
             raise _damaged(f"has no golden.corners.limits for {', '.join(unlimited)}")
 
 
+def _check_padding(manifest: Manifest) -> None:
+    """What is added to a picture must make the model's size of it: `encode` would allocate whatever a stranger says."""
+    preprocessing = manifest.preprocessing
+    top, bottom, left, right = preprocessing.pad
+    size = preprocessing.source_size
+    if size is None and not any(preprocessing.pad):
+        return
+    if size is None and preprocessing.fit is not None and len(manifest.image_shape) == 3:
+        _, height, width = manifest.image_shape
+        size = (height - top - bottom, width - left - right)  # to which every picture is brought first
+    if size is None or min(size) < 1 or (size[0] + top + bottom, size[1] + left + right) != manifest.image_shape[1:]:
+        raise _damaged(
+            f"pads pictures of {size} by {list(preprocessing.pad)}, which does not make images of "
+            f"{list(manifest.image_shape)}"
+        )
+
+
 # Small typed getters: each names the place and what was expected there.
 
 
 def _damaged(problem: str) -> BundleError:
     return BundleError(
-        f"The bundle's {MANIFEST_FILE} {problem}. The bundle is damaged or was not made by edgeae: export it again."
+        f"The bundle's {MANIFEST_FILE} {shown(problem)[:400]}. "
+        "The bundle is damaged or was not made by edgeae: export it again."
     )
 
 
@@ -407,9 +435,14 @@ def _one_of(value: str, choices: tuple[str, ...], where: str) -> str:
 
 
 def _number(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _damaged(f"has {value!r} for {where}, expected a finite number")
-    return value
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            number = math.inf
+        if abs(number) <= MAX_NUMBER:
+            return number
+    raise _damaged(f"has {value!r} for {where}, expected a finite number that float32 can hold")
 
 
 def _numbers(value: object, where: str) -> tuple[float, ...] | None:

@@ -154,10 +154,17 @@ def mse(reference: NDArray[Any], measured: NDArray[Any]) -> float:
 
 
 def psnr(reference: NDArray[Any], measured: NDArray[Any], peak: float = 1.0) -> float:
-    """Peak signal-to-noise ratio in dB, `10 log10(peak² / mse)`; infinite for equal arrays, NaN passes through."""
+    """Peak signal-to-noise ratio in dB, `10 log10(peak² / mse)`; infinite for equal arrays, NaN passes through.
+
+    A reference of one value everywhere has no width to be its peak: then its largest absolute value is, or if it is
+    zero, nothing is near enough, and the ratio is minus infinity.
+    """
     error = mse(reference, measured)
     if error == 0:
         return math.inf
+    peak = peak or float(np.abs(reference).max(initial=0))
+    if not peak:
+        return -math.inf
     return 10 * math.log10(peak * peak / error) if math.isfinite(error) else -math.inf if error > 0 else math.nan
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import onnxruntime as ort
 
 from edgeae_runtime.cuda_libraries import missing_library
-from edgeae_runtime.errors import BundleError, InputError, ProviderError
+from edgeae_runtime.errors import BundleError, ProviderError
 from edgeae_runtime.forks import SESSIONS
 
 PROVIDERS = {
@@ -72,8 +72,9 @@ def create_session(
         ProviderError: the provider is there but cannot start.
         BundleError: ONNX Runtime does not accept the graph.
     """
-    if threads < 1:
-        raise InputError(f"Got {threads} threads, expected a whole number from 1.")
+    from edgeae_runtime.machine import check_threads
+
+    check_threads(threads)
     if provider == "cuda" and (reason := missing_library()):
         raise _cannot_start(provider, reason)
     options = ort.SessionOptions()
@@ -82,6 +83,7 @@ def create_session(
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # what matters is raised; a library does not write to its user's terminal
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # the form that was checked, not one sniffed
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if not graph_optimization:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

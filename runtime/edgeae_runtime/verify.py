@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeae_runtime.autoencoder import Autoencoder
-from edgeae_runtime.bundle import Bundle, Golden, open_bundle
+from edgeae_runtime.bundle import Bundle, open_bundle
+from edgeae_runtime.golden import Golden
 from edgeae_runtime.manifest import PARTS
 from edgeae_runtime.parity import Check, compare, compare_each, in_batches
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+TIMEOUT_S = 300.0
+"""Seconds that `verify` may take by default: a few images of a model for the edge, on a slow machine that is busy."""
 _TITLES = {
     "latent": "encoder latent",
     "log_variance": "encoder log-variance",
@@ -23,24 +26,56 @@ _TITLES = {
 }
 
 
-def verify(path: str | Path, provider: str = "cpu", *, threads: int = 1) -> list[Check]:
+def verify(
+    path: str | Path,
+    provider: str = "cpu",
+    *,
+    threads: int = 1,
+    root: str | Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> list[Check]:
     """Check a bundle's hashes, then run its golden inputs and compare with the torch model's recorded outputs.
 
     The inputs are run in batches of 1, 2, 3 and 7, so that an axis frozen by the export shows. Corners,
     where the bundle holds some (black, white, noise, zeros as a latent), have a limit each.
 
+    ONNX Runtime loads and runs the graphs in a process of their own, which is ended when it takes too long or too much
+    memory: what a graph does to it, it does not do to this one.
+
     Args:
         path: the bundle's folder.
         provider: the provider to verify on.
         threads: threads per call.
+        root: as in `open_bundle`.
+        timeout_s: seconds until it is given up.
 
     Returns:
         One check per output and metric, on real images and on corners; none raises here: `parity.require` does.
 
     Raises:
-        BundleError, IntegrityError, ProviderError: the bundle cannot be run at all.
+        BundleError, ProviderError: the bundle cannot be run at all.
+        IntegrityError: a file has other bytes than were exported, or running the graphs ended the process.
+        TimeLimitError: it took longer than `timeout_s`.
     """
-    bundle = open_bundle(path)
+    from pathlib import Path
+
+    from edgeae_runtime import apart  # here: it starts processes, which loading does not
+
+    bundle = open_bundle(path, root=root)
+    sizes = [len(bundle.read_part(name)) for name in bundle.manifest.parts]
+    bundle.read_golden()
+    request: dict[str, Any] = {"path": str(Path(path).absolute()), "provider": provider, "threads": threads}
+    request["root"] = None if root is None else str(Path(root).absolute())
+    if not apart.can_start():
+        return verify_here(**request)
+    # On a GPU, a driver reserves any amount of address space.
+    request["memory"] = apart.MEMORY + apart.MEMORY_PER_BYTE * sum(sizes) if provider == "cpu" else 0
+    return apart.verify_apart(request, timeout_s)
+
+
+def verify_here(path: str | Path, provider: str, threads: int, root: str | Path | None) -> list[Check]:
+    """As `verify`, in this process."""
+    bundle = open_bundle(path, root=root)
     golden = bundle.read_golden()
     autoencoder = Autoencoder.from_bundle(bundle, provider, threads=threads)
     outputs = _outputs(autoencoder, golden)

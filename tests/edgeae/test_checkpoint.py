@@ -198,6 +198,11 @@ def test_a_pipe_does_not_hang(checkpoint):
         (lambda d: d["history"][0].update(epoch=2), "epoch 2 as number 1"),
         (lambda d: d["history"][0].update(train_loss=None), "'train_loss'"),
         (lambda d: d.update(entropy_floor=True), "'entropy_floor'"),
+        (lambda d: d.update(entropy_floor=10**400), "'entropy_floor'"),
+        (lambda d: d["history"][0].update(train_loss=-(10**400)), "'train_loss'"),
+        (lambda d: d["training"].update(learning_rate=10**400), "learning_rate"),
+        (lambda d: d["training"].update(beta=10**400), "beta"),
+        (lambda d: d["files"]["model"].update(file="../\x1b[2J" + "x" * 10**6), "names the file"),
     ],
 )
 def test_wrong_documents_are_refused(checkpoint, change, told):

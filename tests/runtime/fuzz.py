@@ -1,16 +1,19 @@
 """Mutate bundles at random: a typed error each time, or the right answer; never a crash, a hang or a wrong answer.
 
-    python tests/runtime/fuzz.py [--cases 10000] [--seed 0]
+    python tests/runtime/fuzz.py [--cases 10000] [--seed 0] [--bundles FOLDER]
 
-Three kinds in turn: bytes flipped in a file (the hash tells), the manifest's document changed, and bytes flipped in a
-graph whose new hash the forger recorded too. The last kind must only never crash or hang: what a signed-for file
-computes is the signer's. Cases run in worker processes, so that a crash is seen, attributed and counted.
+Six kinds in turn: bytes flipped in a file (the hash tells); the manifest's document changed; and with the new hash
+recorded as a forger would: bytes flipped in a graph, a field of the graph's protobuf changed (`fuzz_fields.py`), the
+archive of golden vectors changed, and the record of tuned threads. What a signed-for file computes is the signer's: the
+forged kinds must only never crash, hang, eat memory, or raise what is not an `EdgeAEError`. Cases run in a worker
+process, so that a crash is seen, attributed and counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import multiprocessing
 import random
@@ -19,17 +22,20 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 from edgeae_runtime import Autoencoder, EdgeAEError, open_bundle
-from edgeae_runtime.verify import verify
+from edgeae_runtime.verify import verify_here
+from fuzz_fields import mutate_fields
 
 BUNDLES = Path(__file__).parent / "bundles"
-KINDS = ("bytes", "manifest", "forged")
-HANG = 1000
-"""Times what an untouched bundle's case takes on this machine, now: a case that takes longer hangs."""
-MEMORY_BYTES = 8 << 30
+KINDS = ("bytes", "manifest", "forged bytes", "fields", "golden", "tuning")
+FORGED = KINDS[2:]
+PATIENCE = 30
+"""Times --seconds after which a worker that says nothing is ended."""
 VALUES = [
     None,
     True,
@@ -40,10 +46,14 @@ VALUES = [
     3,
     1 << 31,
     1 << 70,
+    10**400,
     1e308,
+    1e39,
     "",
     "x",
     "../x",
+    "\x1b[2J",
+    "\udcff",
     "a" * 5000,
     [],
     {},
@@ -83,12 +93,75 @@ def mutate_document(document: object, rng: random.Random) -> object:
     return rng.choice(VALUES)
 
 
-def prepare(folder: Path, case: int, seed: int) -> str:
+def mutate_golden(raw: bytes, rng: random.Random) -> bytes:
+    """An archive with one member's header or data changed, or members left out, doubled or renamed."""
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    index = rng.randrange(len(members))
+    name, content = members[index]
+    action = rng.randrange(7)
+    if action == 0:
+        members[index] = name, mutate_bytes(content[:128], rng) + content[128:]
+    elif action == 1:
+        shape = tuple(rng.choice((-1, 0, 1, 2, 3, 64, 65, 10**6, 10**12, 2.5)) for _ in range(rng.randrange(5)))
+        header = {"descr": rng.choice(("<f4", ">f4", "<f8", "|O", "<U9", "|V3")), "fortran_order": rng.random() < 0.3}
+        buffer = io.BytesIO()
+        np.lib.format.write_array_header_1_0(buffer, header | {"shape": shape})
+        members[index] = name, buffer.getvalue() + content[128 : rng.randrange(129, len(content) + 1)]
+    elif action == 2:
+        del members[index]
+    elif action == 3:
+        members.append((rng.choice((name, name[:-4], "other.npy", "../x.npy")), content))
+    elif action == 4:
+        members[index] = name, b"\0" * 50_000_000
+    elif action == 5:
+        numbers = np.frombuffer(content[128:], np.float32).copy()
+        numbers[rng.randrange(len(numbers))] = rng.choice((np.nan, np.inf, -1, 1e30))
+        members[index] = name, content[:128] + numbers.tobytes()
+    else:
+        return mutate_bytes(raw, rng)
+    buffer = io.BytesIO()
+    compression = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(buffer, "w", compression) as archive:
+        for each, data in members:
+            archive.writestr(each, data)
+    return buffer.getvalue()
+
+
+def forge(folder: Path, name: str, raw: bytes) -> None:
+    """Replace a file and record its new hash."""
+    (folder / name).write_bytes(raw)
+    document = json.loads((folder / "manifest.json").read_text())
+    for record in (*document["parts"].values(), document["golden"]):
+        if record["file"] == name:
+            record.update(bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest())
+    (folder / "manifest.json").write_text(json.dumps(document))
+
+
+def tuning(folder: Path, rng: random.Random) -> bytes:
+    """A record of threads as `tune` writes it, changed."""
+    from edgeae_runtime.tuning import SCHEMA, SCHEMA_VERSION, machine_fingerprint
+
+    document: object = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "machine": machine_fingerprint(),
+        "threads": {"encoder": 1, "decoder": 1},
+        "median_us": {},
+    }
+    raw = json.dumps(mutate_document(document, rng)).encode(errors="replace")
+    special = (b"[" * 60_000, b"1e999", b'{"threads": {"encoder": Infinity}}', b"\xff\xfe", mutate_bytes(raw, rng), raw)
+    return rng.choice(special)
+
+
+def prepare(folder: Path, case: int, seed: int, bundles: Path = BUNDLES) -> str:
     """Write the mutated bundle of a case; returns its kind."""
     rng = random.Random(seed * 1_000_003 + case)
     kind = KINDS[case % len(KINDS)]
-    shutil.copytree(BUNDLES / rng.choice(("float32", "int8")), folder)
+    shutil.copytree(rng.choice(sorted(path for path in bundles.iterdir() if path.is_dir())), folder)
     manifest = folder / "manifest.json"
+    part = rng.choice(("encoder", "decoder"))
+    graph = (folder / f"{part}.onnx").read_bytes()
     if kind == "bytes":
         path = folder / rng.choice(("encoder.onnx", "decoder.onnx", "golden.npz", "manifest.json"))
         path.write_bytes(mutate_bytes(path.read_bytes(), rng))
@@ -97,86 +170,93 @@ def prepare(folder: Path, case: int, seed: int) -> str:
         for _ in range(rng.choice((1, 1, 3))):
             document = mutate_document(document, rng)
         manifest.write_text(json.dumps(document))
+    elif kind == "forged bytes":
+        forge(folder, f"{part}.onnx", mutate_bytes(graph, rng))
+    elif kind == "fields":
+        forge(folder, f"{part}.onnx", mutate_fields(graph, rng))
+    elif kind == "golden":
+        forge(folder, "golden.npz", mutate_golden((folder / "golden.npz").read_bytes(), rng))
     else:
-        part = rng.choice(("encoder", "decoder"))
-        path = folder / f"{part}.onnx"
-        raw = mutate_bytes(path.read_bytes(), rng)
-        path.write_bytes(raw)
-        document = json.loads(manifest.read_text())
-        document["parts"][part].update(bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest())
-        manifest.write_text(json.dumps(document))
+        (folder / "tuning.json").write_bytes(tuning(folder, rng))
     return kind
 
 
-def run_case(case: int, seed: int) -> str:
+def run_case(case: int, seed: int, bundles: Path) -> str:
     """`refused`, `right`, or what went wrong."""
     with tempfile.TemporaryDirectory(prefix="edgeae-fuzz-") as parent:
         folder = Path(parent) / "bundle"
-        kind = prepare(folder, case, seed)
+        kind = prepare(folder, case, seed, bundles)
         try:
             autoencoder = Autoencoder.load(folder)
             golden = open_bundle(folder).read_golden()
             encoded, decoded = autoencoder.encode(golden.image), autoencoder.decode(golden.latent)
-            verify(folder)
-        except EdgeAEError:
-            return "refused"
-        if kind == "forged":
+            verify_here(str(folder), "cpu", 1, None)
+        except EdgeAEError as error:
+            return "refused" if len(str(error)) < 4000 else f"LONG message of {len(str(error))} characters ({kind})"
+        if kind in FORGED and kind != "tuning":
             return "ran"
         right = np.allclose(encoded, golden.latent, atol=0.5) and np.allclose(decoded, golden.decoded, atol=0.25)
         return "right" if right else f"WRONG ANSWER ({kind})"
 
 
-def sound_seconds() -> float:
-    """What loading, running and verifying the bundles takes as they are, both in turn."""
-    start = time.monotonic()
-    for folder in BUNDLES.iterdir():
-        Autoencoder.load(folder)
-        verify(folder)
-    return time.monotonic() - start
+def worker(
+    first: int, cases: int, seed: int, bundles: Path, limits: tuple[float, float], results: multiprocessing.Queue
+) -> None:
+    """Run the cases; says which one before it runs, so that a crash has a name.
 
-
-def worker(first: int, step: int, cases: int, seed: int, results: multiprocessing.Queue) -> None:
-    """Run every `step`-th case; says which one before it runs, so that a crash has a name."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    for case in range(first, cases, step):
+    Stops after a case that took too much memory, because the most that a process ever had is all that is told.
+    """
+    seconds, megabytes = limits
+    hard = 2 * int(megabytes * (1 << 20)) + (2 << 30)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    for case in range(first, cases):
         results.put(("begin", case, ""))
+        start = time.process_time()
         try:
-            outcome = run_case(case, seed)
+            outcome = run_case(case, seed, bundles)
         except BaseException as error:
             outcome = f"UNTYPED {type(error).__name__}: {str(error)[:200]}"
+        took, held = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if took > seconds:
+            outcome = f"SLOW {took:.1f} s ({outcome})"
+        if held > megabytes:
+            outcome = f"LARGE {held:.0f} MB ({outcome})"
         results.put(("end", case, outcome))
-    results.put(("done", first, ""))
+        if held > megabytes:
+            break
+    results.put(("done", case + 1, ""))
 
 
-def fuzz(cases: int, seed: int) -> dict[str, int]:
+def fuzz(cases: int, seed: int, bundles: Path, limits: tuple[float, float]) -> dict[str, int]:
     """Run the cases in one worker at a time; returns how many had each outcome."""
     context = multiprocessing.get_context("spawn")
-    patience = HANG * sound_seconds()
     outcomes: dict[str, int] = {}
 
     def count(case: int, outcome: str) -> None:
-        outcomes[outcome] = outcomes.get(outcome, 0) + 1
-        if outcome.split()[0] in ("WRONG", "UNTYPED", "CRASH", "HANG"):
-            print(f"case {case} (seed {seed}): {outcome}", flush=True)
+        word = outcome if outcome in ("refused", "right", "ran") else outcome.split()[0]
+        outcomes[word] = outcomes.get(word, 0) + 1
+        if word == outcome:
+            return
+        print(f"case {case} (seed {seed}, {KINDS[case % len(KINDS)]}): {outcome}", flush=True)
 
     first = 0
     while first < cases:
         results = context.Queue()
-        process = context.Process(target=worker, args=(first, 1, cases, seed, results))
+        process = context.Process(target=worker, args=(first, cases, seed, bundles, limits, results))
         process.start()
         running, since = first, time.monotonic()
         while True:
             try:
                 word, case, outcome = results.get(timeout=1)
             except Exception:
-                if process.is_alive() and time.monotonic() - since < patience:
+                if process.is_alive() and time.monotonic() - since < PATIENCE * limits[0]:
                     continue
                 count(running, "HANG" if process.is_alive() else f"CRASH ({process.exitcode})")
                 process.kill()
                 first = running + 1
                 break
             if word == "done":
-                first = cases
+                first = case
                 break
             running, since = case, time.monotonic()
             if word == "end":
@@ -188,11 +268,14 @@ def fuzz(cases: int, seed: int) -> dict[str, int]:
 
 def main() -> None:
     """Fuzz, and fail if anything but a refusal or the right answer was seen."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bundles", type=Path, default=BUNDLES, help="a folder of bundles to start from")
+    parser.add_argument("--seconds", type=float, default=2, help="of CPU time that a case may take")
+    parser.add_argument("--megabytes", type=float, default=512, help="that the process may ever hold")
     options = parser.parse_args()
-    outcomes = fuzz(options.cases, options.seed)
+    outcomes = fuzz(options.cases, options.seed, options.bundles, (options.seconds, options.megabytes))
     print(json.dumps(outcomes, indent=2))
     sys.exit(any(outcome not in ("refused", "right", "ran") for outcome in outcomes))
 

@@ -115,7 +115,7 @@ def test_arrays_must_fit_the_manifest(with_corners):
     arrays = corner_arrays(with_corners)
     for name in arrays:
         wrong = {**arrays, name: arrays[name][:-1]}
-        with pytest.raises(BundleError, match="shapes"):
+        with pytest.raises(BundleError, match="has shape"):
             open_bundle(write(with_corners, wrong, told(with_corners))).read_golden()
         missing = {other: value for other, value in arrays.items() if other != name}
         with pytest.raises(BundleError, match=name):
@@ -150,7 +150,7 @@ def test_too_many_golden_images_are_refused(with_corners):
     document = json.loads((with_corners / "manifest.json").read_text())
     document["golden"].update(bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest(), corners=None)
     (with_corners / "manifest.json").write_text(json.dumps(document))
-    with pytest.raises(BundleError, match="at most 64"):
+    with pytest.raises(BundleError, match="1 to 64"):
         open_bundle(with_corners).read_golden()
 
 

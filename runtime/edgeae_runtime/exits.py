@@ -1,0 +1,122 @@
+"""How a command ends, whatever happens: one paragraph and an exit status, never a traceback.
+
+0    done
+1    a check failed: parity, a signature, or, where checking is the command's purpose, a changed byte
+2    bad usage, bad input, or what edgeae did not expect
+130  interrupted
+141  nobody reads the output any more, as for any program that ends a pipe's beginning
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+from edgeae_runtime.errors import EdgeAEError, IntegrityError, ParityError, SignatureError, shown
+from edgeae_runtime.terminal import cut, drop_output, prepare_streams, tell
+
+OK, CHECK_FAILED, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+DEBUG = "EDGEAE_DEBUG"
+"""The environment variable that asks for tracebacks."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def exit_status(action: Callable[[], int], *, checking: bool = False) -> int:
+    """Run a command; whatever it raises becomes one paragraph on standard error and an exit status.
+
+    Args:
+        action: the command; what it returns is the status of a command that ends well.
+        checking: whether the command's purpose is to check a bundle: then a changed byte is a check that failed,
+            elsewhere it is bad input.
+    """
+    prepare_streams()
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: tell(f"warning: {cut(str(message))}")
+            status = _exit_code(action)
+            sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        status = _failed(error, checking)
+    return status
+
+
+def _exit_code(action: Callable[[], int]) -> int:
+    """The action's status, where it leaves by `sys.exit` as well, as argparse and typer do."""
+    try:
+        return action()
+    except SystemExit as leaving:
+        swallowed = _behind(leaving, BrokenPipeError, EOFError, KeyboardInterrupt)
+        if swallowed:
+            raise swallowed from None
+        if leaving.code is None or isinstance(leaving.code, int):
+            return leaving.code or OK
+        tell(str(leaving.code))
+        return BAD_INPUT
+
+
+def _behind(error: BaseException | None, *kinds: type[BaseException]) -> BaseException | None:
+    """What led to an error: rich and typer leave with 1, "a check failed", when a pipe is closed or nobody answers a
+    question; a library that is interrupted while it is imported says that it cannot be."""
+    while error is not None and not isinstance(error, kinds):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _failed(error: BaseException, checking: bool) -> int:
+    if isinstance(error, BrokenPipeError):
+        drop_output()
+        return PIPE_CLOSED
+    if isinstance(error, OSError) and error.filename in (None, "standard output"):
+        drop_output()
+    if isinstance(error, KeyboardInterrupt) or (isinstance(error, ImportError) and _behind(error, KeyboardInterrupt)):
+        tell("interrupted")
+        status = INTERRUPTED
+    else:
+        tell(f"error: {cut(shown(describe(error)))}")
+        failed = isinstance(error, ParityError | SignatureError) or (checking and isinstance(error, IntegrityError))
+        status = CHECK_FAILED if failed else BAD_INPUT
+    if os.environ.get(DEBUG, "0") not in ("", "0"):
+        import traceback  # which takes a while
+
+        tell("".join(traceback.format_exception(error)).rstrip())
+    return status
+
+
+def describe(error: BaseException) -> str:
+    """An error as a paragraph: what happened, and what to do."""
+    if isinstance(error, EdgeAEError):
+        return str(error)
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    said = f" ({error})" if str(error) else ""
+    if isinstance(error, MemoryError):
+        return (
+            f"This takes more memory than this process can have{said}. Nothing half-written was left. Use fewer or "
+            "smaller images at a time, or a machine with more memory."
+        )
+    if isinstance(error, ImportError):
+        return (
+            f"A library cannot be imported{said}. Install what is missing, as with pip install 'edgeae-runtime[cpu]'; "
+            f"{DEBUG}=1 shows where it is asked for."
+        )
+    return (
+        f"edgeae met what it did not expect, {type(error).__name__}{said}, and stopped. That is a fault of edgeae's, "
+        f"not yours, even where the input is damaged. To see where, set {DEBUG}=1 in the environment and run the same "
+        "command again; please report what it shows."
+    )
+
+
+def describe_os_error(error: OSError) -> str:
+    """An operating system's error as a sentence with a remedy."""
+    place, said = error.filename or error.filename2, error.strerror or error
+    if place == "standard output":
+        return f"Standard output cannot be written: {said}. Send it where there is room, or write to a file."
+    remedy = "the disk has room" if error.errno in _NO_ROOM else "the folder is writable and the disk has room"
+    place = place or "A file, or standard output,"
+    return (
+        f"{place} cannot be used: {said}. Nothing half-written was left there. Check that {remedy}, or "
+        "choose another place."
+    )
