@@ -3,8 +3,11 @@
 import csv
 import io
 import os
+import re
+import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -338,3 +341,12 @@ def test_natural_order_does_not_depend_on_the_folder():
     names = ["img1.png", "img01.png", "IMG1.png", "img2.png", "img10.png"]
     assert len({str(natural_order(name)) for name in names}) == len(names), "no two names have the same place"
     assert sorted(names, key=natural_order)[-2:] == ["img2.png", "img10.png"]
+
+
+@pytest.mark.slow
+def test_mutated_pictures_and_arrays_are_read_or_refused():
+    script = Path(__file__).parent / "fuzz_pictures.py"
+    command = [sys.executable, str(script), "--cases", "1000", "--seed", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"1000 cases: \d{2,} read, \d{2,} refused\n", done.stdout), "neither kind is rare"
