@@ -47,7 +47,7 @@ _REPORT_EVERY = 1000
 _MAX_DOCUMENT = 1 << 30
 _PARTIAL = ".partial-"
 _UNLOCKED_SECONDS = 3600.0
-"""Age at which a folder that never had a lock is a leftover: its maker was killed before it had one."""
+"""Age at which a folder that has files and no lock is a leftover: makers of other versions had none."""
 
 Tell = Callable[[str], None]
 
@@ -222,12 +222,12 @@ def _write_all(
 
 def _put(work: Path, entry: Path, shape: tuple[int, ...]) -> Prepared:
     """Rename a finished set to its place; where another process was faster, take its, and set a damaged one aside."""
-    (work / "lock").unlink(missing_ok=True)
     _sync_folder(work)
     for _ in range(100):
         with contextlib.suppress(OSError):
             if not os.path.lexists(entry):
                 work.rename(entry)
+                (entry / "lock").unlink(missing_ok=True)
                 _sync_folder(entry.parent)
         found = _read(entry, shape)
         if found is not None:
@@ -239,9 +239,8 @@ def _put(work: Path, entry: Path, shape: tuple[int, ...]) -> Prepared:
 def _set_aside(entry: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # another process did it
         if entry.is_dir() and not entry.is_symlink():
-            aside = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=entry.parent))
-            entry.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+            with _work_folder(entry.parent) as aside:
+                entry.rename(aside / "damaged")
         else:
             entry.unlink()
 
@@ -262,8 +261,20 @@ def _work_folder(place: Path) -> Iterator[Path]:
     try:
         yield work
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work)
         lock.close()
+
+
+def _remove(work: Path) -> None:
+    """Remove a work folder, its lock last: one that is cut short is known for a leftover by its lock, or is empty."""
+    with contextlib.suppress(OSError):
+        for path in work.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != "lock":
+                path.unlink()
+        (work / "lock").unlink(missing_ok=True)
+        work.rmdir()
 
 
 def _sweep(place: Path) -> None:
@@ -277,10 +288,12 @@ def _sweep(place: Path) -> None:
             except FileNotFoundError:
                 if time.time() - leftover.stat().st_mtime > _UNLOCKED_SECONDS:
                     shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.rmdir()  # an empty one: a living maker that has no lock yet takes another
                 continue
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(leftover, ignore_errors=True)
+                _remove(leftover)
             finally:
                 os.close(descriptor)
 

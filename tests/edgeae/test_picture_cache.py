@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,13 +214,35 @@ def test_processes_that_prepare_the_same_set_at_once(folder, cache):
     assert len(list(cache.iterdir())) == 1
 
 
-def test_folders_that_never_had_a_lock_are_swept_when_they_are_old(folder, cache):
-    for name, age in ((".partial-old", 7200), (".partial-new", 0)):
+def test_folders_without_a_lock_are_swept_when_they_are_empty_or_old(folder, cache):
+    for name, age in ((".partial-old", 7200), (".partial-new", 0), (".partial-empty", 0)):
         (cache / name).mkdir(parents=True)
+        if name != ".partial-empty":
+            (cache / name / "all.npy").write_bytes(b"x")
         os.utime(cache / name, (time.time() - age,) * 2)
     load(folder)
-    assert (cache / ".partial-new").exists()
-    assert not (cache / ".partial-old").exists()
+    assert [path.name for path in cache.iterdir() if path.name.startswith(".")] == [".partial-new"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_killed_at_any_moment_it_is_whole_or_made_again_and_nothing_is_left(folder, cache):
+    start = time.perf_counter()
+    whole = load(folder).fingerprint
+    seconds = time.perf_counter() - start
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        shutil.rmtree(cache)
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                load(folder)
+            os._exit(0)
+        time.sleep(rng.random() * seconds * 1.1)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert load(folder).fingerprint == whole
+        assert len(list(cache.iterdir())) == 1
 
 
 def test_a_picture_of_the_same_size_and_time_is_another_one(folder):

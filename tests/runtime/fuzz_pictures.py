@@ -37,6 +37,8 @@ MEMORY_BYTES = 512 << 20
 """Most that a case may add to what the worker took before its first."""
 BATCH = 500
 EDGES = (0, 1, 0x7F, 0x80, 0xFF)
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+"""Those that are meant: another one that is read is a fault, whatever the file is called."""
 MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F")
 FITS = (None, "crop", "pad", "stretch")
 
@@ -141,6 +143,8 @@ def case(name: str, raw: bytes, folder: Path, rng: random.Random) -> None:
     path.write_bytes(raw)
     survey([path])
     image = load_picture(path, (rng.choice((1, 3)), 16, 16), rng.choice(FITS))
+    if name.split("-")[0] not in (*FORMATS, "MPO"):  # MPO is a JPEG with others behind it
+        raise AssertionError("another format was read")
     if image.dtype != np.uint8 or image.ndim != 3:
         raise AssertionError(f"read as {image.dtype} {image.shape}")
 
