@@ -136,7 +136,7 @@ def measure_point(point: Point) -> list[dict[str, Any]]:
 
 def peak_memory_mib(bundle: Path, batch: int, latent: int) -> float:
     """The most memory that a process ever held which decodes one batch through the runtime."""
-    command = [sys.executable, "-c", MEMORY, str(bundle), str(batch), str(latent)]
+    command = [sys.executable, "-P", "-c", MEMORY, str(bundle), str(batch), str(latent)]
     return round(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout), 1)
 
 

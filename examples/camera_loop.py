@@ -25,6 +25,8 @@ def frames(count: int, autoencoder: Autoencoder) -> Iterator[np.ndarray]:
     for index in range(count):
         weight = (1 - np.cos(2 * np.pi * index / 100)) / 2
         image = np.asarray(autoencoder.decode((1 - weight) * start + weight * end))
+        if image.dtype == np.uint8:
+            image = image / 255
         if index % UNUSUAL_EVERY == UNUSUAL_EVERY - 1:
             image = generator.random(image.shape)
         yield np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
@@ -36,16 +38,20 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--frames", type=int, default=200)
     options = parser.parse_args()
+    if options.frames < 1:
+        parser.error(f"got {options.frames} frames, expected at least one")
     with Autoencoder.load(options.bundle) as autoencoder:
         autoencoder.warmup()
-        latent = np.empty((1, autoencoder.manifest.latent.dim), np.float32)
-        rebuilt = np.empty((1, *autoencoder.manifest.image_shape), np.float32)
+        latent = np.empty((1, *autoencoder.manifest.latent.shape), np.float32)
+        pixels = autoencoder.manifest.parts["decoder"].output.dtype  # float32 in [0, 1], or uint8
+        rebuilt = np.empty((1, *autoencoder.manifest.image_shape), pixels)
+        white = np.float32(255 if pixels == "uint8" else 1)
         spent, usual = 0.0, []
         for index, frame in enumerate(frames(options.frames, autoencoder)):
             start = time.perf_counter()
             autoencoder.encode(frame[None], out=latent)
             autoencoder.decode(latent, out=rebuilt)
-            error = float(np.mean(np.square(rebuilt[0] - frame / np.float32(255))))
+            error = float(np.mean(np.square(rebuilt[0] / white - frame / np.float32(255))))
             spent += time.perf_counter() - start
             if len(usual) >= 20 and error > 10 * np.median(usual):
                 print(f"frame {index}: unusual (error {error:.4f}, usually {np.median(usual):.4f})")

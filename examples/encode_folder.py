@@ -48,7 +48,10 @@ def main() -> None:
     pictures = bag.from_sequence(parts, npartitions=max(len(parts), 1))
     encoded = pictures.map(encode, bundle=options.bundle)
     (batches,) = compute(encoded, scheduler="processes", num_workers=options.workers, chunksize=1)
-    names, latents, workers = zip(*(row for batch in batches for row in batch), strict=True)
+    rows = [row for batch in batches for row in batch]
+    if not rows:
+        parser.error(f"{options.folder} holds no picture that can be read")
+    names, latents, workers = zip(*rows, strict=True)
     np.savez(options.out, names=np.array(names), latents=np.stack(latents))
     print(f"Encoded {len(names)} pictures by {len(set(workers))} of {options.workers} workers: {options.out}")
 

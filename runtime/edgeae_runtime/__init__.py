@@ -1,5 +1,6 @@
 """Run an autoencoder bundle with numpy and ONNX Runtime, and prove that it computes what the torch model did."""
 
+from edgeae_runtime import telemetry as telemetry  # first: before anything imports ONNX Runtime
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bundle import Bundle, open_bundle
 from edgeae_runtime.errors import (
@@ -9,6 +10,7 @@ from edgeae_runtime.errors import (
     IntegrityError,
     ParityError,
     ProviderError,
+    TimeLimitError,
 )
 from edgeae_runtime.golden import Golden
 from edgeae_runtime.manifest import Manifest
@@ -28,6 +30,7 @@ __all__ = [
     "Manifest",
     "ParityError",
     "ProviderError",
+    "TimeLimitError",
     "available_providers",
     "open_bundle",
     "verify",

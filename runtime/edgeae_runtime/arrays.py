@@ -13,13 +13,29 @@ from edgeae_runtime.manifest import TensorSpec
 
 Float32Array = NDArray[np.float32]
 
+_UINT8, _FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
 _UNIT = (0.0, 1.0)
+_FEW = 8192
+"""Numbers up to which a dot product is the quicker check; of more than these, some libraries start threads for it."""
 _BITS_OF_ONE = int(np.float32(1).view(np.uint32))
 _RANGE_SLACK = 1e-6  # resizing and arithmetic in float32 overshoot a bound by about one rounding error
 
 
 def as_images(images: object, spec: TensorSpec) -> tuple[Float32Array, bool]:
-    """Images as a batch the encoder takes, and whether a single image was given.
+    """As `image_batch`, converted and checked as a whole.
+
+    Returns:
+        float32 [n, …], C-contiguous: the caller's own memory where it already was all that.
+
+    Raises:
+        InputError: as `image_batch` and `checked`.
+    """
+    batch, single = image_batch(images, spec)
+    return checked(batch, spec, "image"), single
+
+
+def image_batch(images: object, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
+    """Images as a batch whose values are still to be `checked`, and whether a single image was given.
 
     Args:
         images: a batch [n, …] of the input's shape, or one image without the batch's axis, also without that of a
@@ -28,19 +44,19 @@ def as_images(images: object, spec: TensorSpec) -> tuple[Float32Array, bool]:
         spec: the encoder's input.
 
     Returns:
-        float32 [n, …], C-contiguous: the caller's own memory where it already was all that.
+        [n, …] of the caller's dtype, in the caller's memory.
 
     Raises:
-        InputError: a wrong type, shape or dtype, a value outside the range, NaN, or no image at all.
+        InputError: a wrong type, shape or dtype, or no image at all.
     """
     shape = spec.shape[1:]
-    array = _as_array(images, "images")
+    array = as_array(images, "images")
     single = array.ndim <= len(shape)
     if array.shape[1:] != shape:
         array = _one_image(array, shape)
-    if array.dtype == np.uint8 and spec.range == _UNIT:
-        return _not_empty(np.divide(array, np.float32(255), dtype=np.float32), "image"), single
-    return _checked(array, spec, "image", "uint8 pixels in 0..255, or floating point"), single
+    if array.dtype.kind != "f" and (array.dtype != _UINT8 or spec.range != _UNIT):
+        _refuse_kind(array, spec, "image", "uint8 pixels in 0..255, or floating point")
+    return _not_empty(array, "image"), single
 
 
 def _one_image(array: NDArray[Any], shape: tuple[int | None, ...]) -> NDArray[Any]:
@@ -66,55 +82,120 @@ def _way(found: tuple[int, ...], shape: tuple[int | None, ...]) -> str:
 
 
 def as_latents(latents: object, spec: TensorSpec) -> tuple[Float32Array, bool]:
-    """Latents as a batch the decoder takes, and whether a single latent was given.
+    """As `latent_batch`, converted and checked as a whole.
+
+    Raises:
+        InputError: as `latent_batch` and `checked`.
+    """
+    batch, single = latent_batch(latents, spec)
+    return checked(batch, spec, "latent"), single
+
+
+def latent_batch(latents: object, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
+    """Latents as a batch whose values are still to be `checked`, and whether a single latent was given.
 
     Args:
-        latents: floating point [n, …] of the latent's shape, or one without the batch's axis; finite.
+        latents: floating point [n, …] of the latent's shape, or one without the batch's axis.
         spec: the decoder's input.
 
     Raises:
-        InputError: a wrong type, shape or dtype, NaN or infinity, or no latent at all.
+        InputError: a wrong type, shape or dtype, or no latent at all.
     """
     shape = spec.shape[1:]
-    array = _as_array(latents, "latents")
+    array = as_array(latents, "latents")
     single = array.shape == shape
     if single:
         array = array[None]
     if array.shape[1:] != shape or array.ndim == 0:
         sizes = ", ".join(map(str, shape))
         raise InputError(f"Got latents of shape {list(array.shape)}, expected [n, {sizes}] or [{sizes}].")
-    return _checked(array, spec, "latent", "floating point"), single
-
-
-def _as_array(value: object, name: str) -> NDArray[Any]:
-    try:
-        array = np.asarray(value)
-    except ValueError:  # nested lists of unequal lengths
-        array = np.asarray(None)
-    if array.dtype == object:
-        raise InputError(f"Got {name} of type {type(value).__name__}, expected one numpy array of numbers.")
-    return array
-
-
-def _checked(array: NDArray[Any], spec: TensorSpec, name: str, expected: str) -> Float32Array:
     if array.dtype.kind != "f":
-        raise InputError(f"Got {name}s of dtype {array.dtype}, expected {expected}. {_conversion(array, spec.range)}")
-    _not_empty(array, name)
-    if spec.range == _UNIT and array.dtype == np.float32 and _within_unit(array):
-        return _contiguous(array)
-    if spec.range is None and math.isfinite(np.add.reduce(array, axis=None, dtype=np.float64)):
-        return _contiguous(array)  # a finite sum has only finite terms; a sum that overflows is looked at below
+        _refuse_kind(array, spec, "latent", "floating point")
+    return _not_empty(array, "latent"), single
+
+
+def checked(batch: NDArray[Any], spec: TensorSpec, name: str) -> Float32Array:
+    """What the graph gets: `batch`, or a chunk of one, as float32 in C order, with each value in the input's range.
+
+    Values are looked at after the conversion: what is finite in float64 may not be so in float32.
+
+    Raises:
+        InputError: a value outside the range, NaN, or what float32 cannot hold.
+    """
+    array, limits = batch, spec.range
+    if batch.dtype != _FLOAT32 or not batch.flags.c_contiguous:
+        if batch.dtype == _UINT8:
+            scaled: Float32Array = np.divide(batch, np.float32(255), dtype=np.float32, order="C")
+            return scaled
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            array = np.ascontiguousarray(batch, dtype=np.float32)
+    if limits is None:
+        # A finite sum of squares or of numbers has only finite terms; where it overflows, each is looked at.
+        if array.size <= _FEW and math.isfinite(np.vdot(array, array)):
+            return array
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            total = np.add.reduce(array, axis=None, dtype=np.float64)
+        if math.isfinite(total):
+            return array
+    elif limits == _UNIT and _within_unit(array):
+        return array
     low, high = spec.range or (-np.inf, np.inf)
     # NaN passes through min and max and fails both comparisons.
     smallest, largest = float(array.min()), float(array.max())
     inside = low - _RANGE_SLACK <= smallest and largest <= high + _RANGE_SLACK
     if not inside or not (math.isfinite(smallest) and math.isfinite(largest)):
-        wanted = "finite numbers" if spec.range is None else f"numbers from {low:g} to {high:g}"
+        raise _outside(float(batch.min()), float(batch.max()), spec.range, name)
+    return array
+
+
+def _outside(smallest: float, largest: float, limits: tuple[float, float] | None, name: str) -> InputError:
+    """The refusal of values as they were given, before their conversion."""
+    wanted = "finite numbers" if limits is None else f"numbers from {limits[0]:g} to {limits[1]:g}"
+    if limits is None and math.isfinite(smallest) and math.isfinite(largest):
+        wanted = f"numbers that float32 can hold, up to {np.finfo(np.float32).max:.3g} in size"
+    return InputError(
+        f"Got {name}s with values from {smallest:g} to {largest:g}, expected {wanted}."
+        f"{_advice(smallest, largest, limits)}"
+    )
+
+
+def owned(value: object) -> NDArray[Any]:
+    """A copy of the numbers, which whoever gave them may now change.
+
+    Raises:
+        InputError: they are no array of numbers.
+    """
+    array = as_array(value, "a batch")
+    return array if isinstance(value, (list, tuple)) else array.copy()
+
+
+def as_array(value: object, name: str) -> NDArray[Any]:
+    """What the caller gave as an array of whatever numbers it holds.
+
+    Raises:
+        InputError: it is no array of numbers, or one with gaps.
+    """
+    if type(value) is np.ndarray and value.dtype.kind != "O":
+        return value
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise InputError(
-            f"Got {name}s with values from {smallest:g} to {largest:g}, expected {wanted}."
-            f"{_advice(smallest, largest, spec.range)}"
+            f"Got {name} with values that are masked, expected an array without gaps. "
+            "Fill them with array.filled(value), or leave those rows out."
         )
-    return _contiguous(array)
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # nested lists of unequal lengths, tensors that need their gradient: whatever they raise
+        raise InputError(
+            f"Got {name} of type {type(value).__name__}, expected one numpy array of numbers. "
+            f"Making one of it failed: {str(error)[:200]}"
+        ) from error
+    if array.dtype == object:
+        raise InputError(f"Got {name} of type {type(value).__name__}, expected one numpy array of numbers.")
+    return array
+
+
+def _refuse_kind(array: NDArray[Any], spec: TensorSpec, name: str, expected: str) -> None:
+    raise InputError(f"Got {name}s of dtype {array.dtype}, expected {expected}. {_conversion(array, spec.range)}")
 
 
 def _conversion(array: NDArray[Any], limits: tuple[float, float] | None) -> str:
@@ -142,12 +223,6 @@ def _within_unit(array: Float32Array) -> bool:
     do, and those of negative numbers, infinity and NaN lie above those of 1. (-0 lies above too, and is checked again.)
     """
     return int(np.maximum.reduce(array.view(np.uint32), axis=None)) <= _BITS_OF_ONE
-
-
-def _contiguous(array: NDArray[Any]) -> Float32Array:
-    if array.dtype == np.float32 and array.flags.c_contiguous:
-        return array
-    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _not_empty(array: NDArray[Any], name: str) -> NDArray[Any]:

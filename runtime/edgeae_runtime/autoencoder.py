@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgeae_runtime.arrays import Float32Array, as_images, as_latents
+from edgeae_runtime.arguments import MAX_THREADS, names_of_parts, seconds_or_none, seed_of, whole_number
+from edgeae_runtime.arrays import Float32Array, as_array, as_latents, image_batch, latent_batch
 from edgeae_runtime.bundle import Bundle, open_bundle
-from edgeae_runtime.errors import BundleError, InputError, ProviderError
-from edgeae_runtime.manifest import PARTS, Manifest
-from edgeae_runtime.part import LoadedPart
+from edgeae_runtime.errors import BundleError, InputError, IntegrityError, ProviderError
+from edgeae_runtime.forks import SESSIONS
+from edgeae_runtime.manifest import PARTS, Manifest, TensorSpec
+from edgeae_runtime.part import LoadedPart, in_chunks
 from edgeae_runtime.providers import candidates, create_session
+from edgeae_runtime.time_limit import TimeLimit
 from edgeae_runtime.tuning import read_tuning
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 Images = NDArray[np.float32] | NDArray[np.uint8]
+_AsBatch = Callable[[object, TensorSpec], tuple[NDArray[Any], bool]]
+MAX_STEPS = 1 << 20
+"""Of an interpolation, whose latents are held at once."""
 
 
 class Autoencoder:
@@ -42,7 +49,10 @@ class Autoencoder:
         it keeps none, before version 1.24."""
         self.threads: dict[str, int] = options.pop("threads_of")
         """Per loaded part, the threads of a call."""
+        self._timeout_s: float | None = options["timeout_s"]
         self._loaded, self._options, self._process = loaded, options, os.getpid()
+        self._source = {"path": str(bundle.path.resolve()), "sha256": bundle.sha256}
+        self._closed = False
 
     @classmethod
     def load(
@@ -50,9 +60,10 @@ class Autoencoder:
         path: str | Path,
         provider: str = "cpu",
         *,
-        parts: Sequence[str] | None = None,
+        parts: str | Sequence[str] | None = None,
         threads: int | None = None,
         spinning: bool = False,
+        timeout_s: float | None = None,
     ) -> Autoencoder:
         """Load a bundle; every byte is checked against the manifest before ONNX Runtime sees it.
 
@@ -60,16 +71,24 @@ class Autoencoder:
             path: the bundle's folder.
             provider: `"cpu"`, `"cuda"` or `"directml"`, each strict; or `"auto"`: the first of these in the order cuda,
                 directml, cpu that can start; it warns once if one that is installed cannot.
-            parts: `("decoder",)` loads only the decoder and reads only its file; by default all there are.
+            parts: `"decoder"` or `("decoder",)` loads only the decoder and reads only its file; by default all there
+                are.
             threads: threads per call; by default what `tune` found best for this bundle on this machine, or one,
                 which is fastest for single images on models of this size.
             spinning: whether idle threads burn CPU time to answer sooner; meant for benchmarks.
+            timeout_s: seconds after which a call is ended, between two nodes of the graph, with TimeLimitError; by
+                default none, which costs nothing. Loading is not bounded by it.
 
         Raises:
+            InputError: an argument of another type, or out of range.
             BundleError, IntegrityError: the bundle cannot be read or was changed.
             ProviderError: the provider is unknown or cannot run here.
         """
-        return cls.from_bundle(open_bundle(path), provider, parts=parts, threads=threads, spinning=spinning)
+        if not isinstance(path, (str, os.PathLike)):
+            raise InputError(f"Got a path of type {type(path).__name__}, expected the folder of a bundle.")
+        return cls.from_bundle(
+            open_bundle(path), provider, parts=parts, threads=threads, spinning=spinning, timeout_s=timeout_s
+        )
 
     @classmethod
     def from_bundle(
@@ -77,12 +96,22 @@ class Autoencoder:
         bundle: Bundle,
         provider: str = "cpu",
         *,
-        parts: Sequence[str] | None = None,
+        parts: str | Sequence[str] | None = None,
         threads: int | None = None,
         spinning: bool = False,
+        timeout_s: float | None = None,
     ) -> Autoencoder:
         """As `load`, for a bundle that is already open."""
-        wanted = [name for name in PARTS if name in bundle.manifest.parts] if parts is None else list(parts)
+        if not isinstance(provider, str) or not isinstance(spinning, (bool, np.bool_)):
+            raise InputError(
+                f"Got provider={provider!r} and spinning={spinning!r}, expected a name such as 'cpu', and a bool."
+            )
+        if threads is not None:
+            threads = whole_number(threads, "threads", 1, MAX_THREADS)
+        asked = names_of_parts(parts)
+        wanted = [name for name in PARTS if name in bundle.manifest.parts] if asked is None else asked
+        options: dict[str, Any] = {"provider": provider, "parts": asked, "threads": threads, "spinning": bool(spinning)}
+        options["timeout_s"] = seconds_or_none(timeout_s)
         names = candidates(provider)
         tuned = read_tuning(bundle.path) if threads is None else {}
         threads_of = {part: tuned.get(part, 1) if threads is None else threads for part in wanted}
@@ -94,12 +123,11 @@ class Autoencoder:
             session, name = _first_session(model, names, threads=threads_of[part], spinning=spinning)
             names = names[names.index(name) :]  # what could not start for one part is not tried for the next
             loaded[part] = LoadedPart(part, bundle.manifest.parts[part], session, name)
-        options = {"provider": provider, "parts": parts, "threads": threads, "spinning": spinning}
         return cls(bundle, loaded, options | {"threads_of": threads_of})
 
     def close(self) -> None:
-        """Free the sessions and their memory; a later call raises."""
-        self._loaded = {}
+        """Free the sessions and their memory; a later call raises, here, in a forked child, and in a copy."""
+        self._loaded, self._closed = {}, True
 
     def __enter__(self) -> Autoencoder:
         return self
@@ -108,18 +136,31 @@ class Autoencoder:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickled by path: the other process loads the bundle anew, and checks it anew."""
-        return {"path": str(self.path.resolve()), "options": self._options}
+        """Pickled and copied by path: the bundle is loaded anew, checked anew, and must be the same."""
+        state = {"source": self._source, "options": self._options}
+        return state | {"closed": self.__dict__ | {"_loaded": {}}} if self._closed else state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(Autoencoder.load(state["path"], **state["options"]).__dict__)
+        if "closed" in state:
+            self.__dict__.update(state["closed"])
+            return
+        source = state["source"]
+        bundle = open_bundle(source["path"])
+        if bundle.sha256 != source["sha256"]:
+            raise IntegrityError(
+                f"The bundle at {source['path']} is another one than when it was loaded: its manifest has changed. A "
+                "forked or unpickled autoencoder must be the same; load the new one with Autoencoder.load."
+            )
+        self.__dict__.update(Autoencoder.from_bundle(bundle, **state["options"]).__dict__)
 
     def warmup(self, batch: int = 1) -> None:
         """Run each loaded part once on zeros, so that the first real call is as fast as the later ones."""
-        for name in self._loaded:
+        batch = whole_number(batch, "as the batch", 1)
+        for name in list(self._loaded):
             loaded = self._part(name)
-            shape = [batch, *(n for n in loaded.spec.input.shape if n is not None)]
-            loaded(np.zeros(shape, np.float32))
+            shape = [min(batch, loaded.chunk), *(n for n in loaded.input.shape if n is not None)]
+            with self._limit() as options:
+                loaded(np.zeros(shape, np.float32), options=options)
 
     def encode(self, images: object, *, out: Float32Array | None = None) -> Float32Array:
         """Latents of images.
@@ -137,10 +178,7 @@ class Autoencoder:
         Raises:
             InputError: a wrong shape, dtype or range, NaN, or an empty batch.
         """
-        encoder = self._part("encoder")
-        batch, single = as_images(images, encoder.spec.input)
-        latents: Float32Array = encoder(batch, out)
-        return latents[0] if single else latents
+        return self._call(self._part("encoder"), image_batch, images, out)
 
     def encode_distribution(self, images: object) -> tuple[Float32Array, Float32Array]:
         """Mean and log-variance of each image's latent: what a variational encoder gives.
@@ -160,8 +198,9 @@ class Autoencoder:
                 "This bundle's encoder gives one latent per image and no distribution: it is not variational. "
                 "Use encode, or export a variational autoencoder."
             )
-        batch, single = as_images(images, encoder.spec.input)
-        mean, log_variance = encoder.distribution(batch)
+        batch, single = image_batch(images, encoder.input)
+        with self._limit() as options:
+            mean, log_variance = encoder.distribution(batch, options)
         return (mean[0], log_variance[0]) if single else (mean, log_variance)
 
     def encode_sample(self, images: object, seed: int | None = None) -> Float32Array:
@@ -179,8 +218,9 @@ class Autoencoder:
         Raises:
             InputError: as `encode_distribution`.
         """
+        generator = np.random.default_rng(seed_of(seed))
         mean, log_variance = self.encode_distribution(images)
-        noise = np.random.default_rng(seed).standard_normal(mean.shape, np.float32)
+        noise = generator.standard_normal(mean.shape, np.float32)
         drawn: Float32Array = (mean + np.exp(log_variance / 2) * noise).astype(np.float32, copy=False)
         return drawn
 
@@ -198,40 +238,62 @@ class Autoencoder:
         Raises:
             InputError: a wrong shape or dtype, NaN or infinity, or an empty batch.
         """
-        decoder = self._part("decoder")
-        batch, single = as_latents(latents, decoder.spec.input)
-        images: Images = decoder(batch, out)
-        return images[0] if single else images
+        return self._call(self._part("decoder"), latent_batch, latents, out)
 
     def reconstruct(self, images: object, *, out: Images | None = None) -> Images:
         """What the decoder makes of the encoder's latents: `decode(encode(images))`."""
-        return self.decode(self.encode(images), out=out)
+        encoder, decoder = self._part("encoder"), self._part("decoder")
+        batch, single = image_batch(images, encoder.input)
+        rebuilt = decoder.output(len(batch), out, single)
+
+        def run(chunk: NDArray[Any]) -> NDArray[Any]:
+            latents = encoder.run(chunk, options)
+            try:
+                return decoder.run(latents, options)
+            except InputError as error:
+                raise BundleError(f"The encoder gave latents that its decoder cannot take: {error}") from error
+
+        with self._limit() as options:
+            in_chunks(run, batch, rebuilt, min(encoder.chunk, decoder.chunk))
+        return rebuilt[0] if single else rebuilt
+
+    def _call(self, part: LoadedPart, as_batch: _AsBatch, inputs: object, out: NDArray[Any] | None) -> NDArray[Any]:
+        """Run one part on what a caller gave."""
+        batch, single = as_batch(inputs, part.input)
+        target = None if out is None else part.output(len(batch), out, single)
+        if self._timeout_s is None:
+            result = part(batch, target)
+        else:
+            with self._limit() as options:
+                result = part(batch, target, options)
+        return result[0] if single else result
+
+    def _limit(self) -> AbstractContextManager[ort.RunOptions | None]:
+        """The options of the runs of one call, which end it when its time is over."""
+        return nullcontext() if self._timeout_s is None else TimeLimit(self._timeout_s)
 
     def stream(self, batches: Iterable[object], call: str = "decode") -> Iterator[NDArray[Any]]:
         """Outputs of a long row of batches, the next one computed while the caller uses this one.
 
         Args:
-            batches: inputs, taken from the iterable one ahead: it may be endless.
+            batches: inputs, taken from the iterable one ahead: it may be endless. Each is copied as it is taken, so
+                that its memory may be filled anew, as a camera does.
             call: `"encode"`, `"decode"` or `"reconstruct"`.
 
         Yields:
             The output of each batch, in order.
 
         Raises:
-            InputError: `call` is none of these, or a batch is refused; those before it were yielded.
+            InputError: `call` is none of these, or a batch is refused. What the iterable or a batch raises comes after
+                the outputs of all batches before it.
         """
-        if call not in ("encode", "decode", "reconstruct"):
+        from edgeae_runtime.streams import ahead  # here, because a single call needs no queue
+
+        if not isinstance(call, str) or call not in ("encode", "decode", "reconstruct"):
             raise InputError(f"Got call={call!r}, expected encode, decode or reconstruct.")
-        run: Callable[[object], NDArray[Any]] = getattr(self, call)
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="edgeae-stream") as worker:
-            pending: Future[NDArray[Any]] | None = None
-            for batch in batches:
-                following = worker.submit(run, batch)
-                if pending is not None:
-                    yield pending.result()
-                pending = following
-            if pending is not None:
-                yield pending.result()
+        if not isinstance(batches, Iterable):
+            raise InputError(f"Got batches of type {type(batches).__name__}, expected an iterable of arrays.")
+        return ahead(getattr(self, call), batches)
 
     def sample_latents(self, count: int, seed: int | None = None) -> Float32Array:
         """Latents to generate from: drawn from the prior N(0, 1) of a variational autoencoder.
@@ -250,9 +312,17 @@ class Autoencoder:
             InputError: `count` is not positive.
             BundleError: a plain autoencoder was exported without real images, so no range was observed.
         """
-        if count < 1:
-            raise InputError(f"Got a count of {count}, expected a whole number from 1.")
-        latent, generator = self.manifest.latent, np.random.default_rng(seed)
+        count = whole_number(count, "as a count", 1)
+        latent, generator = self.manifest.latent, np.random.default_rng(seed_of(seed))
+        try:
+            return self._drawn(count, generator)
+        except (MemoryError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"There is no memory for {count} latents of {list(latent.shape)}: ask for fewer at once."
+            ) from error
+
+    def _drawn(self, count: int, generator: np.random.Generator) -> Float32Array:
+        latent = self.manifest.latent
         if latent.prior == "normal":
             return generator.standard_normal((count, *latent.shape), np.float32)
         if latent.low is None or latent.high is None:
@@ -281,35 +351,29 @@ class Autoencoder:
         Raises:
             InputError: `a` or `b` is neither one image nor one latent, or `steps` is below 2.
         """
-        if steps < 2:
-            raise InputError(f"Got {steps} steps, expected a whole number from 2: both ends are included.")
+        steps = whole_number(steps, "steps", 2, MAX_STEPS, why=": both ends are included")
         start, end = self._one_latent(a), self._one_latent(b)
         weights = np.linspace(0, 1, steps, dtype=np.float32).reshape(-1, *(1 for _ in start.shape[1:]))
         return self.decode((1 - weights) * start + weights * end)
 
     def _one_latent(self, value: object) -> Float32Array:
-        array, shape = np.asarray(value), self.manifest.latent.shape
+        array, shape = as_array(value, "one end"), self.manifest.latent.shape
         image_axes = len(self.manifest.image_shape)
         if array.shape == shape or (array.ndim == len(shape) and array.ndim < image_axes - 1):
-            latents, _ = as_latents(array, self._part("decoder").spec.input)
-            return latents
+            return as_latents(array, self._part("decoder").input)[0]
         if array.ndim == image_axes + 1 and len(array) != 1:
             raise InputError(f"Got {len(array)} images for one end of an interpolation, expected one image or latent.")
         return self.encode(array).reshape(1, *shape)
 
-    def _reload_after_fork(self) -> None:
-        """A fork copies a session without its threads: it can neither run nor be freed, which would wait for them."""
-        for part in self._loaded.values():
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(part))  # never freed in this process
-        self.__setstate__(self.__getstate__())
-
     def _part(self, name: str) -> LoadedPart:
-        if os.getpid() != self._process:
-            self._reload_after_fork()
+        if os.getpid() != self._process and not self._closed:
+            with SESSIONS:
+                if os.getpid() != self._process:  # another thread may have loaded it meanwhile
+                    self.__setstate__(self.__getstate__())
         try:
             return self._loaded[name]
         except KeyError:
-            if not self._loaded:
+            if self._closed:
                 raise InputError("This autoencoder was closed. Load the bundle again.") from None
             raise _missing(name, self.manifest) from None
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeae_runtime.errors import BundleError, IntegrityError, shown
-from edgeae_runtime.golden import Golden, parse_golden
 from edgeae_runtime.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileRecord, Manifest, parse_manifest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeae_runtime.golden import Golden
 
 _NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -24,6 +27,8 @@ class Bundle:
     manifest: Manifest
     root: Path
     """Where links of the bundle may lead: its own folder, or what the user named."""
+    sha256: str = ""
+    """Of the manifest's bytes, which hold the hashes of all other files: what tells one bundle from another."""
 
     def read(self, record: FileRecord) -> bytes:
         """The bytes of one file, after its size and SHA-256 were found to be the recorded ones.
@@ -34,7 +39,7 @@ class Bundle:
         """
         path = self.path / record.file
         size, raw = _read(path, self.root, lambda size: size == record.bytes)
-        if size != record.bytes or hashlib.sha256(raw).hexdigest() != record.sha256:
+        if size != record.bytes or _sha256(raw) != record.sha256:
             raise IntegrityError(
                 f"{shown(path)} is not the file that was exported: it has "
                 f"{'other bytes' if size == record.bytes else 'another size'} than the manifest records "
@@ -62,6 +67,8 @@ class Bundle:
             BundleError: they are missing or do not fit the manifest's shapes.
             IntegrityError: they are not those that were exported.
         """
+        from edgeae_runtime.golden import parse_golden
+
         return parse_golden(self.read(self.manifest.golden), self.manifest)
 
 
@@ -76,6 +83,8 @@ def open_bundle(path: str | Path, *, root: str | Path | None = None) -> Bundle:
     Raises:
         BundleError: there is no such folder, it holds no manifest, or the manifest is not valid.
     """
+    from pathlib import Path
+
     folder = Path(path)
     if not folder.exists():
         raise BundleError(
@@ -98,7 +107,13 @@ def open_bundle(path: str | Path, *, root: str | Path | None = None) -> Bundle:
         raise BundleError(
             f"{shown(manifest)} is larger than {MAX_MANIFEST_BYTES} bytes, so it is no manifest of a bundle."
         )
-    return Bundle(folder, parse_manifest(raw), within)
+    return Bundle(folder.absolute(), parse_manifest(raw), within, _sha256(raw))
+
+
+def _sha256(raw: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(raw).hexdigest()
 
 
 def _read(path: Path, root: Path, wanted: Callable[[int], bool]) -> tuple[int, bytes]:

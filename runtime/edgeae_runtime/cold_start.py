@@ -59,7 +59,8 @@ def bundle_command(bundle: str | Path, part: str, provider: str) -> list[str]:
 def process(module: str, *arguments: str) -> list[str]:
     """The command that calls `module.main` with the time at which its imports began, and the arguments."""
     code = f"import sys, time; start = time.monotonic_ns(); from {module} import main; main(start, *sys.argv[1:])"
-    return [sys.executable, "-c", code, *arguments]
+    # -P: not from the current folder, which may be a stranger's bundle with a numpy.py in it.
+    return [sys.executable, "-P", "-c", code, *arguments]
 
 
 def main(start: int, bundle: str, part: str, provider: str) -> None:

@@ -12,7 +12,6 @@ import functools
 import io
 import re
 import sys
-from pathlib import Path
 
 import onnxruntime as ort
 
@@ -23,6 +22,8 @@ _MISSING_FILE = re.compile(r"(lib[\w.+-]+?\.so[\w.]*): cannot open shared object
 @functools.cache
 def missing_library() -> str:
     """Why the CUDA provider of the installed ONNX Runtime cannot load on this machine, with what to do; else `""`."""
+    from pathlib import Path
+
     with contextlib.redirect_stdout(io.StringIO()):  # `preload_dlls` prints what it does not find
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # CUDA and cuDNN from pip's own packages, where they are installed

@@ -7,7 +7,6 @@ other file is trusted by the SHA-256 that the manifest records for it.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -177,6 +176,8 @@ def parse_manifest(raw: bytes) -> Manifest:
     Raises:
         BundleError: it is not JSON, is of another format version, or a field is missing or of a wrong kind.
     """
+    import json  # here: it takes a millisecond that only reading a manifest needs
+
     try:
         document = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

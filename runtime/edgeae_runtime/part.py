@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgeae_runtime.arrays import Float32Array
+from edgeae_runtime.arrays import Float32Array, checked
 from edgeae_runtime.errors import BundleError, EdgeAEError, InputError
-from edgeae_runtime.manifest import Part
+from edgeae_runtime.forks import keep_in_children
+from edgeae_runtime.manifest import Part, TensorSpec
 from edgeae_runtime.providers import assigned_nodes
 
 CHUNK_BYTES = 1 << 20
@@ -27,75 +28,121 @@ class LoadedPart:
     def __init__(self, name: str, part: Part, session: ort.InferenceSession, provider: str) -> None:
         _check_signature(session, name, part)
         self.spec, self.provider, self.nodes = part, provider, assigned_nodes(session)
-        self._session = session
-        self._input, self._outputs = part.input.name, (part.output.name,)
-        self._shape = tuple(n for n in part.output.shape if n is not None)
-        self._dtype = np.dtype(part.output.dtype)
+        self._name, self._session = name, session
+        self._item = "image" if name == "encoder" else "latent"
+        self.input = part.input
+        self._input, self._names = part.input.name, [spec.name for spec in part.outputs]
+        self._first = self._names[:1]
+        self._promised = [_without_batch(spec) for spec in part.outputs]
+        self._shape, self._dtype = self._promised[0]
         larger = max(_item_bytes(part.input.shape), _item_bytes(part.output.shape))
         self.chunk = max(CHUNK_BYTES // larger, 1)
         """Most inputs per run of the graph."""
         # DirectML allows one run at a time; the others allow any number.
-        self._turn: AbstractContextManager[Any] = threading.Lock() if provider == "directml" else nullcontext()
+        self._turn = threading.Lock() if provider == "directml" else None
+        keep_in_children(self)
 
-    def __call__(self, batch: Float32Array, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Run a checked batch.
+    def __call__(
+        self, batch: NDArray[Any], out: NDArray[Any] | None = None, options: ort.RunOptions | None = None
+    ) -> NDArray[Any]:
+        """Run a batch, converted and checked a chunk at a time.
 
         Args:
-            batch: float32 [n, …], C-contiguous.
-            out: where to write; by default a new array.
+            batch: [n, …], as `image_batch` or `latent_batch` give it.
+            out: where to write, as `output` gives it; by default a new array.
+            options: of the runs.
 
         Raises:
-            InputError: `out` does not fit.
+            InputError: a value that the input may not have; the chunks before it are in `out`.
+            BundleError: the graph's output is not what the manifest promises.
         """
         if out is None and len(batch) <= self.chunk:
-            try:
-                with self._turn:
-                    result: NDArray[Any] = self._session.run(self._outputs, {self._input: batch})[0]
-            except Exception as error:  # ONNX Runtime raises many types that share no base class
-                raise _failed(error) from error
-            return result
+            return self.run(batch, options)
         if out is None:
-            out = np.empty((len(batch), *self._shape), self._dtype)
-        else:
-            self._check_out(out, len(batch))
-        for start in range(0, len(batch), self.chunk):
-            self._run_into(batch[start : start + self.chunk], out[start : start + self.chunk])
+            out = self.output(len(batch))
+        in_chunks(lambda chunk: self.run(chunk, options), batch, out, self.chunk)
         return out
 
-    def distribution(self, batch: Float32Array) -> tuple[Float32Array, Float32Array]:
-        """Run a checked batch for both outputs of a variational encoder: mean and log-variance."""
-        names = [spec.name for spec in self.spec.outputs]
-        try:
-            with self._turn:
-                chunks = [
-                    self._session.run(names, {self._input: batch[start : start + self.chunk]})
-                    for start in range(0, len(batch), self.chunk)
-                ]
-        except Exception as error:
-            raise _failed(error) from error
-        mean, log_variance = (np.concatenate(each) for each in zip(*chunks, strict=True))
-        return mean, log_variance
+    def run(self, batch: NDArray[Any], options: ort.RunOptions | None = None) -> NDArray[Any]:
+        """One run of the graph, for its first output; as `__call__`."""
+        result = self._run(batch, self._first, options)[0]
+        # What a graph declares, it need not give.
+        if type(result) is np.ndarray and result.shape == (len(batch), *self._shape) and result.dtype == self._dtype:
+            return result
+        raise self._broken_promise(result, (len(batch), *self._shape), self._dtype)
 
-    def _run_into(self, batch: Float32Array, target: NDArray[Any]) -> None:
-        """One run whose output ONNX Runtime writes straight into `target`."""
-        binding = self._session.io_binding()
-        binding.bind_cpu_input(self._input, batch)
-        binding.bind_output(self._outputs[0], "cpu", 0, self._dtype, target.shape, target.ctypes.data)
-        try:
-            with self._turn:
-                self._session.run_with_iobinding(binding)
-        except Exception as error:
-            raise _failed(error) from error
+    def distribution(
+        self, batch: NDArray[Any], options: ort.RunOptions | None = None
+    ) -> tuple[Float32Array, Float32Array]:
+        """Run a batch for both outputs of a variational encoder: mean and log-variance."""
+        outputs = [self._empty(len(batch), shape, dtype) for shape, dtype in self._promised]
+        for start in range(0, len(batch), self.chunk):
+            rows = slice(start, start + self.chunk)
+            for result, whole in zip(self._run(batch[rows], self._names, options), outputs, strict=True):
+                target = whole[rows]
+                if type(result) is not np.ndarray or result.shape != target.shape or result.dtype != target.dtype:
+                    raise self._broken_promise(result, target.shape, target.dtype)
+                target[...] = result
+        return outputs[0], outputs[1]
 
-    def _check_out(self, out: object, count: int) -> None:
+    def _run(self, batch: NDArray[Any], names: list[str], options: ort.RunOptions | None) -> list[NDArray[Any]]:
+        feed = {self._input: checked(batch, self.input, self._item)}
+        try:
+            if self._turn is None:
+                results: list[NDArray[Any]] = self._session.run(names, feed, options)
+            else:
+                with self._turn:
+                    results = self._session.run(names, feed, options)
+        except Exception as error:  # ONNX Runtime raises many types that share no base class
+            raise _failed(error) from error
+        return results
+
+    def _broken_promise(self, result: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> BundleError:
+        found = f"{result.dtype} {list(result.shape)}" if isinstance(result, np.ndarray) else type(result).__name__
+        return BundleError(
+            f"The {self._name}'s graph gave {found}, its manifest promises {dtype} {list(shape)}. "
+            "The bundle is inconsistent: export it again."
+        )
+
+    def output(self, count: int, out: object = None, single: bool = False) -> NDArray[Any]:
+        """An array of [count, *output shape] to write into: the caller's, or a new one.
+
+        Args:
+            count: items.
+            out: the caller's array; for a single item, also without the batch's axis.
+            single: whether that is so.
+
+        Raises:
+            InputError: `out` does not fit, or there is no memory for so many.
+        """
+        if out is None:
+            return self._empty(count, self._shape, self._dtype)
         wanted = (count, *self._shape)
-        fits = isinstance(out, np.ndarray) and out.shape == wanted and out.dtype == self._dtype
-        if not isinstance(out, np.ndarray) or not fits or not out.flags.c_contiguous or not out.flags.writeable:
+        array: NDArray[Any] | None = None
+        if isinstance(out, np.ndarray) and out.dtype == self._dtype and out.flags.c_contiguous and out.flags.writeable:
+            array = out[None] if single and out.shape == self._shape else out
+        if array is None or array.shape != wanted:
             found = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
             raise InputError(
-                f"Got out={found}, expected a writable, C-contiguous array of {self._dtype} {list(wanted)}. "
-                "Make it with numpy.empty, or leave out away."
+                f"Got out={found}, expected a writable, C-contiguous array of {self._dtype} "
+                f"{list(self._shape if single else wanted)}. Make it with numpy.empty, or leave out away."
             )
+        return array
+
+    @staticmethod
+    def _empty(count: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        try:
+            return np.empty((count, *shape), dtype)
+        except (MemoryError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"There is no memory for {count} outputs of {dtype} {list(shape)}: ask for fewer."
+            ) from error
+
+
+def in_chunks(run: Callable[[NDArray[Any]], NDArray[Any]], batch: NDArray[Any], out: NDArray[Any], size: int) -> None:
+    """Write what `run` gives for each `size` rows of `batch` into the same rows of `out`."""
+    for start in range(0, len(batch), size):
+        out[start : start + size] = run(batch[start : start + size])
 
 
 def _failed(error: Exception) -> EdgeAEError:
@@ -103,6 +150,11 @@ def _failed(error: Exception) -> EdgeAEError:
         f"ONNX Runtime {ort.__version__} failed while running the graph: {str(error).strip()[:300]} "
         "Try smaller batches if memory ran out; else export the bundle again, or update ONNX Runtime."
     )
+
+
+def _without_batch(spec: TensorSpec) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of one item."""
+    return tuple(n for n in spec.shape[1:] if n is not None), np.dtype(spec.dtype)
 
 
 def _item_bytes(shape: tuple[int | None, ...]) -> int:

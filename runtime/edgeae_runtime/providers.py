@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import onnxruntime as ort
 
 from edgeae_runtime.cuda_libraries import missing_library
-from edgeae_runtime.errors import BundleError, ProviderError
+from edgeae_runtime.errors import BundleError, ProviderError, shown
+from edgeae_runtime.forks import SESSIONS
 from edgeae_runtime.machine import check_threads
 
 PROVIDERS = {
@@ -89,7 +90,8 @@ def create_session(
         options.enable_mem_pattern = False  # DirectML supports neither memory patterns nor parallel execution
     try:
         # Without ONNX Runtime's own fallback, which prints, and starts something else than was asked for.
-        session = ort.InferenceSession(model, options, providers=_with_fallback(provider), enable_fallback=0)
+        with SESSIONS:
+            session = ort.InferenceSession(model, options, providers=_with_fallback(provider), enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises many types that share no base class
         if provider != "cpu":
             # A graph that the CPU accepts is sound: then it is the provider that failed.
@@ -134,7 +136,7 @@ def _gist(error: Exception) -> str:
     """What ONNX Runtime says without the C++ signatures that a failure of CUDA comes wrapped in."""
     said = " ".join(str(error).split())
     found = re.search(r"\bCU\w+ failure \d+: [^;]+", said)
-    return found.group().strip() if found else said[:400]
+    return found.group().strip() if found else shown(said)[:400]
 
 
 def _cannot_start(provider: str, reason: str) -> ProviderError:

@@ -8,16 +8,16 @@ measured on, and is ignored anywhere else.
 from __future__ import annotations
 
 import functools
-import json
+import operator
+import os
+import stat
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeae_runtime.files import write_atomically
-from edgeae_runtime.machine import describe_machine, usable_cores
-from edgeae_runtime.timing import interleave
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TUNING_FILE = "tuning.json"
 SCHEMA, SCHEMA_VERSION = "edgeae-tuning", 1
@@ -28,17 +28,38 @@ _MAX_BYTES = 1 << 16
 
 def read_tuning(bundle: Path) -> dict[str, int]:
     """Threads per part from the last `tune` of this bundle on this machine; empty if there was none."""
-    path = bundle / TUNING_FILE
     try:
-        if path.is_symlink() or path.stat().st_size > _MAX_BYTES:
-            return {}
-        document = json.loads(path.read_text(encoding="utf-8"))
+        raw = _bounded(bundle / TUNING_FILE)
+        import json
+
+        from edgeae_runtime.machine import usable_cores
+
+        document = json.loads(raw)
         if document["schema_version"] != SCHEMA_VERSION or document["machine"] != machine_fingerprint():
             return {}
-        threads = {str(part): int(count) for part, count in document["threads"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # an optional hint: whatever is wrong with it, the default serves
-    return {part: count for part, count in threads.items() if 1 <= count <= usable_cores()}
+        most = usable_cores()
+        return {str(part): count for part, count in document["threads"].items() if 1 <= _whole(count) <= most}
+    except Exception:
+        return {}  # an optional hint from whoever made the folder: whatever is wrong with it, the default serves
+
+
+def _bounded(path: Path) -> bytes:
+    """The content of a small regular file: no link, no FIFO, which would wait, no device, which need not end."""
+    flags = (getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))
+    descriptor = os.open(path, functools.reduce(operator.or_, flags, os.O_RDONLY))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("not a regular file")
+        raw = file.read(_MAX_BYTES + 1)
+    if len(raw) > _MAX_BYTES:
+        raise ValueError("too long")
+    return raw
+
+
+def _whole(count: object) -> int:
+    if type(count) is not int:
+        raise TypeError("a thread count is a whole number")
+    return count
 
 
 def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
@@ -48,7 +69,14 @@ def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
         BundleError, ProviderError: the bundle cannot be run.
         OSError: the folder cannot be written.
     """
-    from edgeae_runtime.autoencoder import Autoencoder  # which reads tunings itself
+    # Here: the autoencoder reads tunings itself, and needs neither a clock nor a writer for that.
+    import json
+    from pathlib import Path
+
+    from edgeae_runtime.autoencoder import Autoencoder
+    from edgeae_runtime.images import write_atomically
+    from edgeae_runtime.machine import usable_cores
+    from edgeae_runtime.timing import interleave
 
     bundle = Path(path)
     counts = sorted({1, 2, 4, usable_cores()} & set(range(1, usable_cores() + 1)))
@@ -91,5 +119,7 @@ def best_count(median_us: Mapping[str, float]) -> int:
 
 def machine_fingerprint() -> dict[str, Any]:
     """What a thread count depends on."""
+    from edgeae_runtime.machine import describe_machine
+
     machine = describe_machine()
     return {key: machine[key] for key in ("processor", "architecture", "cores", "onnxruntime")}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeae_runtime import apart
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bundle import Bundle, open_bundle
-from edgeae_runtime.golden import Golden
 from edgeae_runtime.manifest import PARTS
 from edgeae_runtime.parity import Check, compare, compare_each, in_batches
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeae_runtime.golden import Golden
 
 TIMEOUT_S = 300.0
 """Seconds that `verify` may take by default: a few images of a model for the edge, on a slow machine that is busy."""
@@ -56,6 +58,10 @@ def verify(
         IntegrityError: a file has other bytes than were exported, or running the graphs ended the process.
         TimeLimitError: it took longer than `timeout_s`.
     """
+    from pathlib import Path
+
+    from edgeae_runtime import apart
+
     bundle = open_bundle(path, root=root)
     sizes = [len(bundle.read_part(name)) for name in bundle.manifest.parts]
     bundle.read_golden()
