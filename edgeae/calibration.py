@@ -20,8 +20,8 @@ from edgeae_runtime.images import arranged, fits_images
 from edgeae_runtime.manifest import FITS, Preprocessing
 from edgeae_runtime.pictures import (
     PICTURE_SUFFIXES,
-    find_pictures,
     folder_in_words,
+    pictures_of,
     read_pictures,
     sizes_in_words,
     survey,
@@ -32,6 +32,7 @@ from torch import nn
 from edgeae.checkpoint import Checkpoint
 from edgeae.data import DATA_SETS, load_images, prepare
 from edgeae.data.fashion_mnist import find_files
+from edgeae.data.places import user_path
 
 PREFERRED = "train"
 """The word in the name of the array to calibrate on, as x_train or train_images, where others fit too."""
@@ -75,7 +76,7 @@ def own_images(
     if fit is not None and fit not in FITS:
         raise InputError(f"Got --fit {fit}, expected one of {', '.join(FITS)}.")
     shape = tuple(image_shape or getattr(model, "image_shape", None) or ())
-    path, notices = Path(source).expanduser(), list[str]()
+    path, notices = user_path(source), list[str]()
     pictures = not is_array_file(path) and not _is_data_set(source, path)
     if fit is not None and not pictures:
         raise InputError(f"Got --fit {fit} for {shown(source)}, expected pictures: arrays are not resized.")
@@ -101,7 +102,7 @@ def checkpoint_calibration(source: str, checkpoint: Checkpoint) -> CalibrationIm
     Raises:
         InputError: as there.
     """
-    path, notices, shape = Path(source).expanduser(), list[str](), checkpoint.image_shape
+    path, notices, shape = user_path(source), list[str](), checkpoint.image_shape
     if _is_data_set(source, path):
         return CalibrationImages(prepare(load_images(source).train_images, checkpoint.config.image_size))
     preprocessing = preprocessing_of(checkpoint)
@@ -166,13 +167,7 @@ def _common_shape(files: Sequence[Path]) -> tuple[int, ...]:
 def _pictures(path: Path, tell: Tell) -> list[Path]:
     """The pictures of a folder, or the one that a path names."""
     if path.is_dir():
-        files = find_pictures(path, tell=tell)
-        if files:
-            return files
-        raise InputError(
-            f"The folder {shown(path)} holds no pictures, at any depth. Expected files ending in "
-            f"{', '.join(PICTURE_SUFFIXES)}."
-        )
+        return pictures_of(path, tell)
     if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
         return [path]
     raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from edgeae_export.parity import Int8Limits, check_parity, make_reference
 from edgeae_export.pixels import HALF_STEP
 from edgeae_export.value_range import ValueRange
 from edgeae_runtime import Autoencoder
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.manifest import PARTS
 from edgeae_runtime.parity import Check, unit_scale
 from numpy.typing import NDArray
@@ -170,10 +171,21 @@ def bench_checkpoint(
 
 
 def checkpoint_images(checkpoint: Checkpoint) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The training and test images a checkpoint was made with, prepared: uint8 [n, channels, height, width]."""
+    """The training and test images a checkpoint was made with, prepared: uint8 [n, channels, height, width].
+
+    Where other images lie there now, or they are split in another way, a warning tells: images that the model was
+    trained on may be among those that it is measured on.
+    """
     resize = cast("dict[str, Any] | None", checkpoint.preprocessing.get("resize"))
     pictures = PictureOptions(resize["size"][0], resize["channels"], resize["fit"]) if resize else None
     data = load_images(checkpoint.data_name, pictures=pictures)
+    if data.fingerprint != checkpoint.data_fingerprint:
+        warnings.warn(
+            f"The images of {shown(checkpoint.data_name)} are not those that {shown(checkpoint.path)} was trained on: "
+            "some were added, changed or removed, or are split in another way. Figures measured on them may be of "
+            "pictures seen in training. Bring the old ones back, or train again.",
+            stacklevel=2,
+        )
     size = checkpoint.config.image_size
     return prepare(data.train_images, size), prepare(data.test_images, size)
 

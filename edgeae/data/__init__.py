@@ -2,7 +2,7 @@
 
 from edgeae.data.images import ImageSet, entropy_floor, padding, prepare
 from edgeae.data.load import DATA_SETS, holds_pictures, load_images
-from edgeae.data.pictures import PictureOptions
+from edgeae.data.picture_cache import PictureOptions
 
 __all__ = [
     "DATA_SETS",

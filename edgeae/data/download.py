@@ -20,14 +20,6 @@ TIMEOUT_SECONDS = 30.0
 ATTEMPTS = 2
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: `$EDGEAE_CACHE`, else `$XDG_CACHE_HOME/edgeae`, else `~/.cache/edgeae`."""
-    if own := os.environ.get("EDGEAE_CACHE"):
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "edgeae"
-
-
 def download_fashion_mnist(cache: Path, on_progress: Callable[[str], None]) -> None:
     """Download the four files into `cache`; each appears there whole and checked, or not at all.
 
@@ -41,7 +33,10 @@ def download_fashion_mnist(cache: Path, on_progress: Callable[[str], None]) -> N
             _attempt(Path(temporary), on_progress)
             read_fashion_mnist(Path(temporary), "fashion-mnist", MD5)
             for name in FILES:
-                (Path(temporary) / "FashionMNIST" / "raw" / name).replace(raw / name)
+                file = Path(temporary) / "FashionMNIST" / "raw" / name
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+                file.replace(raw / name)
     except OSError as error:
         raise InputError(
             f"Cannot keep Fashion-MNIST in the cache {cache} ({error.strerror}). "

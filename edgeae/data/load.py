@@ -10,11 +10,14 @@ from pathlib import Path
 from edgeae_runtime.array_files import find_array, is_array_file
 from edgeae_runtime.axes import fits_any
 from edgeae_runtime.errors import InputError
+from edgeae_runtime.pictures import find_pictures
 
-from edgeae.data.download import cache_folder, download_fashion_mnist
+from edgeae.data.download import download_fashion_mnist
 from edgeae.data.fashion_mnist import FILES, find_files, read_fashion_mnist, read_folder
 from edgeae.data.images import ImageSet
-from edgeae.data.pictures import PICTURE_AXES, PictureOptions, find_pictures, read_pictures, split_array
+from edgeae.data.picture_cache import PictureOptions
+from edgeae.data.pictures import PICTURE_AXES, read_pictures, split_array
+from edgeae.data.places import cache_folder, user_path
 from edgeae.data.sampled import SAMPLE_FOLDER, SAMPLE_MD5
 from edgeae.data.vision import TORCHVISION, read_torchvision
 
@@ -55,7 +58,7 @@ def load_images(
         return _fashion_mnist(folder, download, tell)
     if name in TORCHVISION:
         return read_torchvision(name, download=download, tell=tell)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if is_array_file(path):
         found = find_array(path, fits_any(PICTURE_AXES), prefer="train")
         if found.notice:
@@ -79,14 +82,14 @@ def load_images(
 
 def holds_pictures(name: str) -> bool:
     """Whether a name is the path of a folder of pictures, and not of one of IDX files."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     return name not in DATA_SETS and path.is_dir() and not find_files(path) and bool(find_pictures(path))
 
 
 def _fashion_mnist(folder: Path | None, download: bool, tell: Callable[[str], None]) -> ImageSet:
     if folder is not None:
         tell(f"reading Fashion-MNIST from {folder}")
-        return read_fashion_mnist(folder, str(folder.expanduser().resolve()))
+        return read_fashion_mnist(folder, str(user_path(folder).resolve()))
     cache = cache_folder()
     places = (cache, *_package_folders())
     place = next((place for place in places if len(find_files(place)) == len(FILES)), None)
@@ -100,7 +103,14 @@ def _fashion_mnist(folder: Path | None, download: bool, tell: Callable[[str], No
         download_fashion_mnist(cache, tell)
         place = cache
     tell(f"reading Fashion-MNIST from {place}")
-    return read_fashion_mnist(place, "fashion-mnist")
+    try:
+        return read_fashion_mnist(place, "fashion-mnist")
+    except InputError as error:
+        if place != cache or not download:
+            raise InputError(f"{error} Delete the damaged file, and it is downloaded or found elsewhere.") from error
+        tell(f"the downloaded Fashion-MNIST in {place} is damaged, and is downloaded again")
+        download_fashion_mnist(cache, tell)
+        return read_fashion_mnist(cache, "fashion-mnist")
 
 
 def _package_folders() -> tuple[Path, ...]:

@@ -6,19 +6,29 @@ array may be larger than the memory.
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeae_runtime.errors import InputError, shown
+from edgeae_runtime.regular import open_regular
 
 ARRAY_SUFFIXES = (".npy", ".npz")
+MAX_ARRAYS = 1000
+"""In one .npz file."""
+MAX_NAMED = 10
+MAX_RATIO = 200
+"""How many times as many bytes as it takes in its .npz file an array may have, if it is larger than `MAX_UNPACKED`."""
+MAX_UNPACKED = 1 << 28
+_MAX_HEADER = 10_000 + 12  # what numpy accepts, and what stands before it
 _NUMBERS = "buif"  # kinds of dtype: truth, whole and floating-point numbers
 
 Array = NDArray[Any]
@@ -87,61 +97,126 @@ def find_array(path: str | Path, fits: Fits | None = None, prefer: str = "") -> 
             arrays of which none or more than one can be meant.
     """
     file, name = split_name(path)
-    if not file.is_file():
-        raise InputError(f"There is no file {shown(file)}. Expected a .npy or .npz file of numbers.")
-    try:
-        with file.open("rb") as start:
-            zipped = start.read(2) == b"PK"
-        if zipped:
-            return _from_zip(file, name, fits, prefer)
-        array = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-    except InputError:
-        raise
-    except Exception as error:  # a file from anywhere: numpy's readers and zipfile raise anything
+    with open_regular(file, "a .npy or .npz file of numbers") as stream:
+        try:
+            if stream.read(2) == b"PK":
+                return _from_zip(stream, file, name, fits, prefer)
+            return ArrayFile(_mapped(stream, shown(file)), file, None, "")
+        except InputError:
+            raise
+        except Exception as error:  # a file from anywhere: numpy's readers and zipfile raise anything
+            raise InputError(
+                f"{shown(file)} is not a readable .npy or .npz file ({shown(error)[:200]}). Save it again, with "
+                "numpy.save."
+            ) from error
+
+
+def _mapped(stream: BinaryIO, where: str) -> Array:
+    """The array of a .npy file, mapped, after its header was found to tell its size."""
+    stream.seek(0)
+    head = _read_header(stream)
+    _require_numbers(head.dtype, where)
+    size = head.bytes
+    held = os.fstat(stream.fileno()).st_size - head.start
+    if size > held:
         raise InputError(
-            f"{shown(file)} is not a readable .npy or .npz file ({shown(error)}). Save it again, with numpy.save."
-        ) from error
-    _require_numbers(array.dtype, shown(file))
-    return ArrayFile(array, file, None, "")
+            f"{where} is not a readable .npy file: it says that it holds an array of shape {list(head.shape)}, "
+            f"{size:,} bytes, but has {held:,}. Save it again, with numpy.save."
+        )
+    if size == 0:
+        return np.empty(head.shape, head.dtype)
+    order: Literal["F", "C"] = "F" if head.fortran else "C"
+    return np.asarray(np.memmap(stream, head.dtype, "r", head.start, head.shape, order))
 
 
-def _from_zip(file: Path, name: str | None, fits: Fits | None, prefer: str) -> ArrayFile:
-    with zipfile.ZipFile(file) as archive:
-        members = {member.removesuffix(".npy"): member for member in archive.namelist()}
-        headers = {key: _header(archive, member, f"{shown(file)}:{key}") for key, member in members.items()}
+def _from_zip(stream: BinaryIO, file: Path, name: str | None, fits: Fits | None, prefer: str) -> ArrayFile:
+    with zipfile.ZipFile(stream) as archive:
+        members = _members(archive, shown(file))
+        size = os.fstat(stream.fileno()).st_size
+        headers = {
+            key: _header(archive, member, size, f"{shown(file)}:{shown(key)}") for key, member in members.items()
+        }
         if name is None:
             name, notice = _meant(file, headers, fits, prefer)
         elif name in headers:
             notice = ""
         else:
-            raise InputError(f"{shown(file)} holds no array {name!r}, but {_in_words(headers)}. Name one of these.")
-        _require_numbers(headers[name][1], f"{shown(file)}:{name}")
-        with archive.open(members[name]) as stream:
-            array = np.lib.format.read_array(stream, allow_pickle=False)
+            raise InputError(
+                f"{shown(file)} holds no array {shown(name)!r}, but {_in_words(headers)}. Name one of these."
+            )
+        _require_numbers(headers[name][1], f"{shown(file)}:{shown(name)}")
+        with archive.open(members[name]) as packed:
+            array = np.lib.format.read_array(packed, allow_pickle=False)
     return ArrayFile(array, file, name if len(headers) > 1 else None, notice)
+
+
+def _members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]:
+    """The arrays of a .npz file by their names: members `name.npy`, each there once, as numpy writes them."""
+    found = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+    members = {member.filename.removesuffix(".npy"): member for member in found}
+    if len(found) > MAX_ARRAYS or len(members) < len(found):
+        got = f"{len(found):,} arrays" if len(found) > MAX_ARRAYS else "two arrays of one name"
+        raise InputError(
+            f"{where} is not a readable .npz file: it holds {got}, expected at most {MAX_ARRAYS:,} of different names. "
+            "Save it again, with numpy.savez."
+        )
+    return members
 
 
 Headers = Mapping[str, tuple[Shape, np.dtype[Any]]]
 
 
-def _header(archive: zipfile.ZipFile, member: str, where: str) -> tuple[Shape, np.dtype[Any]]:
-    """Shape and dtype as an array's header tells them; they must be those of the bytes that follow."""
+def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int, where: str) -> tuple[Shape, np.dtype[Any]]:
+    """Shape and dtype as an array's header tells them; they must be those of the bytes that follow.
+
+    The directory of a zip may lie too: `size` is the file's own."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may take gigabytes to unpack
+        raise InputError(f"{where} is compressed in a way that numpy does not use. Save it again, with numpy.savez.")
     with archive.open(member) as stream:
-        shape, dtype = _read_header(stream)
-    expected, held = math.prod(shape) * dtype.itemsize, archive.getinfo(member).file_size
-    if expected > held and not dtype.hasobject:
+        head = _read_header(stream)
+    if head.dtype.hasobject:
+        return head.shape, head.dtype
+    held = member.file_size - head.start
+    if head.bytes > held:
         raise InputError(
-            f"{where} says that it holds an array of shape {list(shape)}, {expected:,} bytes, but has {held:,}. Save "
-            "it again, with numpy.savez."
+            f"{where} says that it holds an array of shape {list(head.shape)}, {head.bytes:,} bytes, but has "
+            f"{held:,}. Save it again, with numpy.savez."
         )
-    return shape, dtype
+    if head.bytes > max(MAX_UNPACKED, MAX_RATIO * min(member.compress_size, size)):
+        raise InputError(
+            f"{where} would unpack {member.compress_size:,} bytes to {head.bytes:,}, as files do that are made to fill "
+            "a memory. If it is meant, save it with numpy.save or numpy.savez, which do not compress."
+        )
+    return head.shape, head.dtype
 
 
-def _read_header(stream: IO[bytes]) -> tuple[Shape, np.dtype[Any]]:
-    version = np.lib.format.read_magic(stream)
+class _Head(NamedTuple):
+    """What stands before an array."""
+
+    shape: Shape
+    fortran: bool
+    dtype: np.dtype[Any]
+    start: int
+    """Where the array begins."""
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _read_header(stream: BinaryIO | IO[bytes]) -> _Head:
+    """Read no more than a header may have, whatever length it tells.
+
+    Raises:
+        ValueError, or anything that numpy's parser raises: it is none.
+    """
+    start = io.BytesIO(stream.read(_MAX_HEADER))
+    version = np.lib.format.read_magic(start)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    return shape, dtype
+    shape, fortran, dtype = read(start)
+    if any(type(side) is not int or side < 0 for side in shape):
+        raise ValueError(f"its shape is {list(shape)}")
+    return _Head(shape, fortran, dtype, start.tell())
 
 
 def _meant(file: Path, headers: Headers, fits: Fits | None, prefer: str) -> tuple[str, str]:
@@ -155,18 +230,19 @@ def _meant(file: Path, headers: Headers, fits: Fits | None, prefer: str) -> tupl
     preferred = [name for name in fitting if prefer and prefer in name.lower()]
     chosen = fitting if len(fitting) == 1 else preferred
     if len(chosen) == 1:
-        return chosen[0], f"Took {chosen[0]} from {shown(file)}, which holds {_in_words(headers)}."
+        return chosen[0], f"Took {shown(chosen[0])} from {shown(file)}, which holds {_in_words(headers)}."
     named = (fitting or numbers or list(headers))[0]
     some = f"{len(fitting)} of them can be meant" if fitting else "none of them has a shape that fits"
     raise InputError(
         f"{shown(file)} holds {_in_words(headers)}: {some}. Expected one array, or its name behind the file's: "
-        f"{shown(file)}:{named}."
+        f"{shown(file)}:{shown(named)[:60]}."
     )
 
 
 def _in_words(headers: Headers) -> str:
-    words = [f"{name} {list(shape)}" for name, (shape, _) in headers.items()]
-    return f"{len(words)} arrays: " + ", ".join(words)
+    words = [f"{shown(name)[:60]} {list(shape)}" for name, (shape, _) in headers.items()]
+    more = f" and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
+    return f"{len(words)} arrays: " + ", ".join(words[:MAX_NAMED]) + more
 
 
 def _require_numbers(dtype: np.dtype[Any], where: str) -> None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeae_runtime.errors import BundleError, IntegrityError, shown
-from edgeae_runtime.golden import Golden, parse_golden
 from edgeae_runtime.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileRecord, Manifest, parse_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from edgeae_runtime.golden import Golden
 
 _NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -26,7 +27,7 @@ class Bundle:
     manifest: Manifest
     root: Path
     """Where links of the bundle may lead: its own folder, or what the user named."""
-    sha256: str
+    sha256: str = ""
     """Of the manifest's bytes, which hold the hashes of all other files: what tells one bundle from another."""
 
     def read(self, record: FileRecord) -> bytes:
@@ -66,6 +67,8 @@ class Bundle:
             BundleError: they are missing or do not fit the manifest's shapes.
             IntegrityError: they are not those that were exported.
         """
+        from edgeae_runtime.golden import parse_golden
+
         return parse_golden(self.read(self.manifest.golden), self.manifest)
 
 
@@ -80,7 +83,7 @@ def open_bundle(path: str | Path, *, root: str | Path | None = None) -> Bundle:
     Raises:
         BundleError: there is no such folder, it holds no manifest, or the manifest is not valid.
     """
-    from pathlib import Path  # here, as all that only loading needs: importing should cost little
+    from pathlib import Path
 
     folder = Path(path)
     if not folder.exists():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeae_runtime import parity
-from edgeae_runtime.array_files import is_array_file
+from edgeae_runtime.array_files import find_array, is_array_file
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bench import AGAIN, bench_bundle
 from edgeae_runtime.bundle import open_bundle
@@ -21,7 +21,7 @@ from edgeae_runtime.comparison import compare_files, compare_reports, comparison
 from edgeae_runtime.doctor import examine
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files import write_atomically
-from edgeae_runtime.images import check_output, fits_images, read_array, read_images, write_output
+from edgeae_runtime.images import check_output, fits_images, read_array, read_named_images, write_output
 from edgeae_runtime.json_files import finite
 from edgeae_runtime.machine import available_memory, check_threads, usable_cores
 from edgeae_runtime.manifest import Manifest
@@ -44,20 +44,25 @@ def encode(bundle: str, source: str, out: str, provider: str) -> str:
     """Images in a file or folder -> latents in `out`."""
     check_output(out, images=False)
     autoencoder = Autoencoder.load(bundle, provider, parts=("encoder",))
-    images, notices = _read(source, autoencoder)
+    images, names, notices = _read(source, autoencoder)
     latents = autoencoder.encode(images)
-    write_output(out, latents, images=False)
-    told = [*notices, f"Wrote {len(latents)} latents to {out}"]
-    if "decoder" in autoencoder.manifest.parts:
-        told.append(next_line("decode", here(out), "--out", "decoded.npy", bundle=bundle, provider=provider))
-    return "\n".join(told)
+    write_output(out, latents, images=False, names=names)
+    told, kind = f"Wrote {len(latents)} latents to {out}", Path(out).suffix.lower()
+    if names is not None:
+        kept = kind != ".npy"
+        told += ", with the names of their files" if kept else "; their files' names are kept in .npz and .csv"
+    if kind == ".csv" or "decoder" not in autoencoder.manifest.parts:
+        return "\n".join([*notices, told])
+    following = next_line("decode", here(out), "--out", "decoded.npy", bundle=bundle, provider=provider)
+    return "\n".join([*notices, told, following])
 
 
 def decode(bundle: str, source: str, out: str, provider: str) -> str:
     """Latents in a file -> images in `out`."""
     check_output(out, images=True)
     autoencoder = Autoencoder.load(bundle, provider, parts=("decoder",))
-    latents = read_array(source, lambda shape: autoencoder.manifest.latent.shape in (shape, shape[1:]))
+    fits = lambda shape: autoencoder.manifest.latent.shape in (shape, shape[1:])  # noqa: E731
+    latents = find_array(source, fits, prefer="latents").array
     images = autoencoder.decode(np.atleast_2d(latents))
     write_output(out, images, images=True)
     return f"Wrote {len(images)} images to {out}\n{next_line('bench', here(bundle), provider=provider)}"
@@ -67,9 +72,9 @@ def reconstruct(bundle: str, source: str, out: str, provider: str) -> str:
     """Images in a file or folder -> their reconstructions in `out`, with the error made."""
     check_output(out, images=True)
     autoencoder = Autoencoder.load(bundle, provider)
-    images, notices = _read(source, autoencoder)
+    images, names, notices = _read(source, autoencoder)
     reconstructions = autoencoder.reconstruct(images)
-    write_output(out, reconstructions.reshape(-1, *autoencoder.manifest.image_shape), images=True)
+    write_output(out, reconstructions.reshape(-1, *autoencoder.manifest.image_shape), images=True, names=names)
     scale = autoencoder.manifest.preprocessing.scale if images.dtype == np.uint8 else 1.0
     error = parity.mse(images.reshape(reconstructions.shape) * scale, parity.unit_scale(reconstructions))
     done = f"Wrote {len(reconstructions)} reconstructions to {out}; mean squared error {error:.5f}"
@@ -317,11 +322,12 @@ def write_json(path: str | Path, report: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(raw))
 
 
-def _read(source: str, autoencoder: Autoencoder) -> tuple[NDArray[Any], list[str]]:
-    """A batch of images, and what to tell of them."""
+def _read(source: str, autoencoder: Autoencoder) -> tuple[NDArray[Any], list[str] | None, list[str]]:
+    """A batch of images, their files' names, and what to tell of them."""
     notices: list[str] = []
     manifest = autoencoder.manifest
-    return read_images(source, manifest.image_shape, manifest.preprocessing, notices.append), notices
+    images, names = read_named_images(source, manifest.image_shape, manifest.preprocessing, notices.append)
+    return images, names, notices
 
 
 def _one(path: str, autoencoder: Autoencoder) -> NDArray[Any]:
@@ -334,7 +340,7 @@ def _one(path: str, autoencoder: Autoencoder) -> NDArray[Any]:
             return values.reshape(latent)
         if not fits_image(values.shape):
             raise InputError(f"{path} holds an array of shape {list(values.shape)}, expected one image or one latent.")
-    images, _ = _read(path, autoencoder)
+    images, _, _ = _read(path, autoencoder)
     if len(images) != 1:
         raise InputError(f"{path} holds {len(images)} images, expected one image or one latent.")
     return images.reshape(images.shape[1:])

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeae_runtime.array_files import ArrayFile, Fits, find_array, read_array
 from edgeae_runtime.axes import as_batch, fits_batch
+from edgeae_runtime.decoding import load_picture, pillow
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files import write_atomically
 from edgeae_runtime.manifest import FITS, Preprocessing
-from edgeae_runtime.pictures import PICTURE_SUFFIXES, Tell, find_pictures, load_picture, pillow, read_pictures
+from edgeae_runtime.pictures import PICTURE_SUFFIXES, Tell, pictures_of, read_pictures
 
 __all__ = [
     "FITS", "PICTURE_SUFFIXES", "load_picture", "read_array", "read_images", "write_atomically", "write_output",
@@ -26,6 +31,16 @@ def read_images(
     preprocessing: Preprocessing,
     tell: Tell = lambda notice: None,
 ) -> NDArray[Any]:
+    """The images of `read_named_images`, without their names."""
+    return read_named_images(path, image_shape, preprocessing, tell)[0]
+
+
+def read_named_images(
+    path: str | Path,
+    image_shape: tuple[int, ...],
+    preprocessing: Preprocessing,
+    tell: Tell = lambda notice: None,
+) -> tuple[NDArray[Any], list[str] | None]:
     """Images for `encode`: those of a .npy or .npz file, a picture, or all below a folder, prepared as in training.
 
     A picture is turned into the model's number of channels and, where the training pictures were, brought to its
@@ -39,23 +54,23 @@ def read_images(
         tell: told, a sentence each, what was skipped and what had to be understood.
 
     Returns:
-        [n, channels, height, width]; uint8 from pictures, of the file's own dtype from arrays.
+        [n, channels, height, width]; uint8 from pictures, of the file's own dtype from arrays. And n names, where they
+        are pictures: paths below the folder with `/` in them, bytes that are no UTF-8 escaped; None for arrays.
 
     Raises:
         InputError: nothing to read, nothing but broken pictures, or images of a wrong size.
     """
     path = Path(path)
-    if path.is_dir():
-        pictures = find_pictures(path, tell=tell)
-        if not pictures:
-            raise InputError(
-                f"The folder {shown(path)} holds no pictures, at any depth. Expected files ending in "
-                f"{', '.join(PICTURE_SUFFIXES)}."
-            )
-        return read_pictures(pictures, image_shape, preprocessing, tell)[0]
-    if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
-        return read_pictures([path], image_shape, preprocessing, tell)[0]
-    return arranged(find_array(path, fits_images(image_shape, preprocessing)), image_shape, preprocessing, tell)
+    folder = path.is_dir()
+    if folder or path.suffix.lower() in PICTURE_SUFFIXES:
+        files = pictures_of(path, tell) if folder else [path]
+        images, good = read_pictures(files, image_shape, preprocessing, tell)
+        return images, [_utf8((file.relative_to(path) if folder else Path(file.name)).as_posix()) for file in good]
+    return arranged(find_array(path, fits_images(image_shape, preprocessing)), image_shape, preprocessing, tell), None
+
+
+def _utf8(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def fits_images(image_shape: tuple[int, ...], preprocessing: Preprocessing) -> Fits:
@@ -104,37 +119,54 @@ def _sizes(image_shape: tuple[int, ...], preprocessing: Preprocessing) -> list[t
     return [image_shape, *(shape for shape in before if shape != image_shape)]
 
 
-def write_output(path: str | Path, array: NDArray[Any], *, images: bool) -> None:
-    """Write latents or images to .npy or .npz, or images to one .png sheet; atomically.
+def write_output(path: str | Path, array: NDArray[Any], *, images: bool, names: Sequence[str] | None = None) -> None:
+    """Write latents or images to .npy or .npz, latents to .csv, or images to one .png sheet; atomically.
+
+    A .npz holds `latents` or `images`, and `names` where there are some; a .csv a line each: a name, or else a number
+    from 0, and the latent's elements.
 
     Args:
         path: where to; its ending chooses the format.
         array: float32 latents [n, latent_dim] or images [n, channels, height, width], float in [0, 1] or uint8.
         images: whether the array holds images.
+        names: of each, as files; kept in .npz and .csv.
 
     Raises:
         InputError: an unknown ending, or latents asked for as a picture.
         OSError: the file cannot be written; nothing half-written stays.
     """
     path = Path(path)
+    check_output(path, images=images)
     suffix = path.suffix.lower()
     if suffix == ".npy":
         write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
     elif suffix == ".npz":
-        write_atomically(path, lambda file: np.savez_compressed(file, array))
-    elif suffix == ".png" and images:
+        arrays: dict[str, Any] = {"images" if images else "latents": array} | (
+            {} if names is None else {"names": np.array(names, str)}
+        )
+        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+    elif suffix == ".csv":
+        write_atomically(path, lambda file: _write_table(file, array.reshape(len(array), -1), names))
+    else:
         picture = pillow().fromarray(contact_sheet(array))
         write_atomically(path, lambda file: picture.save(file, format="PNG"))
-    else:
-        kinds = ".npy, .npz or .png" if images else ".npy or .npz"
-        raise InputError(f"Cannot write {path.name}: expected a name that ends in {kinds}.")
+
+
+def _write_table(file: BinaryIO, rows: NDArray[Any], names: Sequence[str] | None) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["name", *(f"z{index}" for index in range(rows.shape[1]))])
+    for index, row in enumerate(rows):
+        table.writerow([index if names is None else names[index], *map(str, row)])  # the shortest exact decimals
+    text.flush()
+    text.detach()
 
 
 def check_output(path: str | Path, *, images: bool) -> None:
     """Refuse an ending that `write_output` would refuse, before any work is done."""
-    suffixes = (".npy", ".npz", ".png") if images else (".npy", ".npz")
+    suffixes = (".npy", ".npz", ".png" if images else ".csv")
     if Path(path).suffix.lower() not in suffixes:
-        raise InputError(f"Cannot write {path}: expected a name that ends in {' or '.join(suffixes)}.")
+        raise InputError(f"Cannot write {shown(path)}: expected a name that ends in {' or '.join(suffixes)}.")
 
 
 def contact_sheet(images: NDArray[Any], columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:

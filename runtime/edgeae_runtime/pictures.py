@@ -11,26 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeae_runtime.decoding import Notices, load_picture, notices_in_words, picture_header, pillow
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.manifest import Preprocessing
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_OTHER_SUFFIXES = (
-    ".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".pbm", ".pgm", ".pnm", ".ppm", ".tga", ".tif", ".tiff",
-)  # fmt: skip
-"""Pictures too, but not read: they are told, lest a part of a set go missing in silence."""
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff")
 MAX_SKIPPED_SHOWN = 10
 MAX_SIZES_SHOWN = 4
-_GREY_MODES = ("1", "L", "LA")
-_DEEP_MODES = ("I", "F")  # and I;16 in its byte orders: more than 8 bits in a channel
-_TURNED = range(5, 9)  # EXIF orientations that swap height and width
-_ORIENTATION = 0x0112
+MAX_ENDINGS_SHOWN = 6
 
 Tell = Callable[[str], None]
 
@@ -45,56 +37,64 @@ class Survey:
     """Whether all of them are grey."""
 
 
-def pillow() -> ModuleType:
-    """Pillow, an extra: devices without pictures do without it.
-
-    Raises:
-        InputError: it is missing.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise InputError(
-            "Reading and writing pictures needs pillow: pip install 'edgeae-runtime[images]'. "
-            "Without it, use .npy or .npz files."
-        ) from error
-    return Image
+def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
+    """A key that sorts img2 before img10, and img1 and img01 always in the same order."""
+    words = re.split(r"(\d+)", name)
+    return [(0, int(word)) if word.isdecimal() else (1, word.lower()) for word in words if word], name
 
 
-def natural_order(name: str) -> list[tuple[int, int | str]]:
-    """A key that sorts img2 before img10."""
-    return [(0, int(word)) if word.isdecimal() else (1, word.lower()) for word in re.split(r"(\d+)", name) if word]
+def find_pictures(folder: Path, tell: Tell = lambda notice: None) -> list[Path]:
+    """All pictures below a folder, at any depth, in natural order: a folder's own files, then its subfolders.
 
-
-def find_pictures(
-    folder: Path, order: Callable[[str], Any] = natural_order, tell: Tell = lambda notice: None
-) -> list[Path]:
-    """All pictures below a folder, at any depth: a folder's own files, then its subfolders, by their names.
-
-    Links are not followed. They, and picture files of kinds that are not read, are counted and told.
+    Links are not followed. They, files of other endings, and folders that cannot be read are counted and told.
 
     Args:
         folder: where to look.
-        order: the key that names are sorted by.
         tell: told in one sentence what was left out.
     """
     found: list[Path] = []
     left_out: Counter[str] = Counter()
-    for root, folders, files in os.walk(folder):
-        folders.sort(key=order)
-        for name in sorted(files, key=order):
+
+    def unreadable(_: OSError) -> None:
+        left_out["folders that cannot be read"] += 1
+
+    for root, folders, files in os.walk(folder, onerror=unreadable):
+        folders.sort(key=natural_order)
+        for name in sorted(files, key=natural_order):
             path = Path(root, name)
             suffix = path.suffix.lower()
             if suffix in PICTURE_SUFFIXES and not path.is_symlink():
                 found.append(path)
             elif suffix in PICTURE_SUFFIXES:
                 left_out["links"] += 1
-            elif suffix in _OTHER_SUFFIXES:
-                left_out[f"{suffix} files"] += 1
+            elif suffix or not name.startswith("."):
+                left_out[f"{shown(suffix)} files" if suffix else "files without an ending"] += 1
         left_out["linked folders"] += sum(Path(root, name).is_symlink() for name in folders)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.items() if count)
+    kinds = [f"{count} {kind}" for kind, count in left_out.most_common() if count]
     if kinds:
-        tell(f"Left out of {shown(folder)}: {kinds}. Links are not followed; {', '.join(PICTURE_SUFFIXES)} are read.")
+        more = [f"{len(kinds) - MAX_ENDINGS_SHOWN} kinds more"] if len(kinds) > MAX_ENDINGS_SHOWN else []
+        told = ", ".join([*kinds[:MAX_ENDINGS_SHOWN], *more])
+        tell(f"Left out of {shown(folder)}: {told}. Links are not followed; {', '.join(PICTURE_SUFFIXES)} are read.")
+    return found
+
+
+def pictures_of(folder: Path, tell: Tell = lambda notice: None) -> list[Path]:
+    """`find_pictures`, where there must be some.
+
+    Raises:
+        InputError: there are none.
+    """
+    notices: list[str] = []
+    found = find_pictures(folder, notices.append)
+    if not found:
+        raise InputError(
+            " ".join([
+                f"The folder {shown(folder)} holds no pictures, at any depth. Expected files ending in "
+                f"{', '.join(PICTURE_SUFFIXES)}.", *notices,
+            ])
+        )  # fmt: skip
+    for notice in notices:
+        tell(notice)
     return found
 
 
@@ -104,19 +104,16 @@ def survey(files: Sequence[Path]) -> Survey:
     Raises:
         InputError: pillow is missing.
     """
-    library = pillow()
+    pillow()
     sizes: Counter[tuple[int, int]] = Counter()
     grey = True
     for path in files:
         try:
-            with library.open(path) as file:
-                width, height = file.size
-                turned = file.getexif().get(_ORIENTATION) in _TURNED
-                mode = file.mode
-        except Exception:  # decoders raise anything; loading the picture will tell
+            size, is_grey = picture_header(path)
+        except InputError:  # loading the picture will tell
             continue
-        sizes[(width, height) if turned else (height, width)] += 1
-        grey = grey and mode in _GREY_MODES
+        sizes[size] += 1
+        grey = grey and is_grey
     return Survey(sizes, grey)
 
 
@@ -142,7 +139,7 @@ def read_pictures(
         files: at least one.
         image_shape: channels (1 or 3), height, width that the model takes.
         preprocessing: how the training pictures were prepared.
-        tell: told in one sentence what was skipped.
+        tell: told, a sentence each, what was skipped and what was done to pictures of some kinds.
         hint: what to do about pictures of a wrong size, for the message.
 
     Returns:
@@ -163,10 +160,11 @@ def read_pictures(
     images = np.empty((len(files), *image_shape), np.uint8)
     good: list[Path] = []
     skipped: list[str] = []
+    notices: Notices = Counter()
     why = ""
     for path in files:
         try:
-            images[len(good)] = _prepared(path, image_shape, preprocessing)
+            images[len(good)] = _prepared(path, image_shape, preprocessing, notices)
         except InputError as error:
             skipped.append(shown(path.name))
             why = why or str(error)
@@ -176,7 +174,9 @@ def read_pictures(
         raise InputError(why if len(files) == 1 else f"None of {len(files)} pictures can be read. The first: {why}")
     if skipped:
         words = skipped_in_words(skipped, len(files))
-        tell(f"{words[0].upper()}{words[1:]}.")
+        tell(f"{words[0].upper()}{words[1:]}. The first: {why}")
+    for notice in notices_in_words(notices):
+        tell(notice)
     return images[: len(good)], good
 
 
@@ -185,43 +185,6 @@ def skipped_in_words(skipped: Sequence[str], count: int) -> str:
     more = f" and {len(skipped) - MAX_SKIPPED_SHOWN} more" if len(skipped) > MAX_SKIPPED_SHOWN else ""
     names = ", ".join(skipped[:MAX_SKIPPED_SHOWN])
     return f"skipped {len(skipped)} broken pictures of {count}: {names}{more}"
-
-
-def load_picture(path: Path, image_shape: tuple[int, ...], fit: str | None) -> NDArray[np.uint8]:
-    """One picture file as uint8 [channels, height, width]; turned upright as its EXIF says, without transparency.
-
-    Args:
-        path: the file.
-        image_shape: channels (1 or 3), height, width.
-        fit: how a picture of another size is brought to this one: `crop` its middle, `pad` it with black, or `stretch`
-            it, bilinearly with antialiasing; None leaves its size, which may be another one then.
-
-    Raises:
-        InputError: the file is not a readable picture of 8 bits in a channel, or pillow is missing.
-    """
-    library = pillow()
-    from PIL import ImageOps
-
-    channels, height, width = image_shape
-    try:
-        with library.open(path) as file:
-            mode = file.mode
-            if mode.split(";")[0] not in _DEEP_MODES:
-                picture = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
-                if fit is not None and picture.size != (width, height):
-                    bring = {"crop": ImageOps.fit, "pad": ImageOps.pad}.get(fit, _stretch)
-                    picture = bring(picture, (width, height), method=library.Resampling.BILINEAR)
-                pixels = np.asarray(picture)
-    except Exception as error:  # a file from anywhere: decoders and EXIF readers raise anything
-        raise InputError(
-            f"{shown(path)} is not a readable picture ({shown(error)}). Remove it or convert it again."
-        ) from error
-    if mode.split(";")[0] in _DEEP_MODES:  # pillow would cut everything above 255 off: white
-        raise InputError(
-            f"{shown(path)} has more than 8 bits in a channel (mode {mode}), expected 8. Which of its values is white "
-            "is not known: convert it to 8 bits first."
-        )
-    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
 
 def folder_in_words(files: Sequence[Path]) -> str:
@@ -241,16 +204,14 @@ def _check_sizes(files: Sequence[Path], image_shape: tuple[int, ...], preprocess
     raise InputError(f"Got {where}: {sizes_in_words(sizes)}, expected {height}x{width}{also}. {hint}")
 
 
-def _prepared(path: Path, image_shape: tuple[int, ...], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def _prepared(
+    path: Path, image_shape: tuple[int, ...], preprocessing: Preprocessing, notices: Notices
+) -> NDArray[np.uint8]:
     """One picture at the model's size: brought there, or padded as the training pictures were."""
-    image = load_picture(path, image_shape, preprocessing.fit)
+    image = load_picture(path, image_shape, preprocessing.fit, notices)
     if preprocessing.source_size is not None and image.shape[1:] == preprocessing.source_size:
         top, bottom, left, right = preprocessing.pad
         image = np.pad(image, ((0, 0), (top, bottom), (left, right)))
     if image.shape != image_shape:  # numpy would stretch a picture of one pixel
         raise InputError(f"{shown(path)} has the shape {list(image.shape)}, expected {list(image_shape)}.")
     return image
-
-
-def _stretch(picture: Any, size: tuple[int, int], method: int) -> Any:  # noqa: ANN401 pillow is an extra
-    return picture.resize(size, method)

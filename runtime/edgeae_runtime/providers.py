@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import onnxruntime as ort
 
 from edgeae_runtime.cuda_libraries import missing_library
-from edgeae_runtime.errors import BundleError, ProviderError
+from edgeae_runtime.errors import BundleError, ProviderError, shown
 from edgeae_runtime.forks import SESSIONS
 
 PROVIDERS = {
@@ -72,7 +72,7 @@ def create_session(
         ProviderError: the provider is there but cannot start.
         BundleError: ONNX Runtime does not accept the graph.
     """
-    from edgeae_runtime.machine import check_threads
+    from edgeae_runtime.machine import check_threads  # here: it reads what only a session needs
 
     check_threads(threads)
     if provider == "cuda" and (reason := missing_library()):
@@ -137,7 +137,7 @@ def _gist(error: Exception) -> str:
     """What ONNX Runtime says without the C++ signatures that a failure of CUDA comes wrapped in."""
     said = " ".join(str(error).split())
     found = re.search(r"\bCU\w+ failure \d+: [^;]+", said)
-    return found.group().strip() if found else said[:400]
+    return found.group().strip() if found else shown(said)[:400]
 
 
 def _cannot_start(provider: str, reason: str) -> ProviderError:

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bundle import Bundle, open_bundle
-from edgeae_runtime.golden import Golden
 from edgeae_runtime.manifest import PARTS
 from edgeae_runtime.parity import Check, compare, compare_each, in_batches
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from edgeae_runtime.golden import Golden
 
 TIMEOUT_S = 300.0
 """Seconds that `verify` may take by default: a few images of a model for the edge, on a slow machine that is busy."""
@@ -59,7 +60,7 @@ def verify(
     """
     from pathlib import Path
 
-    from edgeae_runtime import apart  # here: it starts processes, which loading does not
+    from edgeae_runtime import apart
 
     bundle = open_bundle(path, root=root)
     sizes = [len(bundle.read_part(name)) for name in bundle.manifest.parts]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from edgeae_export import export
 from edgeae_runtime import Autoencoder, InputError, commands, open_bundle
+from edgeae_runtime.pictures import find_pictures, load_picture
 from PIL import Image
 
 from edgeae import AutoencoderConfig, PictureOptions, TrainingConfig, load_checkpoint, load_images, train
-from edgeae.data import pictures as pictures_module
+from edgeae.data import picture_cache
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,7 @@ def test_the_split_is_seeded(folder):
 
 def test_a_second_start_reads_the_cache(folder, monkeypatch):
     first = load_images(str(folder), pictures=OPTIONS)
-    monkeypatch.setattr(pictures_module, "load_picture", None)
+    monkeypatch.setattr(picture_cache, "load_picture", None)
     assert load_images(str(folder), pictures=OPTIONS).fingerprint == first.fingerprint
     assert isinstance(first.train_images, np.memmap), "mapped from disk: the set may be larger than the memory"
     (folder / "cats" / "deep" / "01.png").touch()
@@ -79,7 +80,7 @@ def test_a_killed_preparation_leaves_nothing_behind(folder, monkeypatch, cache):
             raise KeyboardInterrupt
         return np.zeros((3, 32, 32), np.uint8)
 
-    monkeypatch.setattr(pictures_module, "load_picture", killed)
+    monkeypatch.setattr(picture_cache, "load_picture", killed)
     with pytest.raises(KeyboardInterrupt):
         load_images(str(folder), pictures=OPTIONS)
     assert list((cache / "pictures").iterdir()) == []
@@ -97,12 +98,12 @@ def test_the_device_sees_the_pixels_that_training_saw(folder, tmp_path, fit, cha
     export(checkpoint, tmp_path / "bundle", held_out=data.test_images)
     ae = Autoencoder.load(tmp_path / "bundle")
     assert open_bundle(tmp_path / "bundle").manifest.preprocessing.fit == fit
-    files = [path for path in pictures_module.find_pictures(folder) if path.name[0].isdigit()]
+    files = [path for path in find_pictures(folder) if path.name[0].isdigit()]
     seen = np.concatenate([data.train_images, data.test_images])
     for path in files[:6]:
         commands.encode(str(tmp_path / "bundle"), str(path), str(tmp_path / "z.npy"), "cpu")
         on_device = np.load(tmp_path / "z.npy")
-        pixels = pictures_module.load_picture(path, (channels, 32, 32), fit)
+        pixels = load_picture(path, (channels, 32, 32), fit)
         assert (seen == pixels).all(axis=(1, 2, 3)).sum() == 1, "pixel for pixel what training saw"
         np.testing.assert_array_equal(on_device, ae.encode(pixels[None]))
 

@@ -1,6 +1,8 @@
 """Arrays in files: the one that is meant, its axes in the right order, and nothing misread."""
 
 import io
+import os
+import sys
 import zipfile
 
 import numpy as np
@@ -234,3 +236,63 @@ def test_interpolate_between_an_image_and_a_latent(bundle, images, tmp_path):
     np.save(tmp_path / "two.npy", images[:2])
     with pytest.raises(InputError, match="holds 2 images, expected one"):
         commands.interpolate(str(bundle), str(tmp_path / "two.npy"), ends[1], 3, str(tmp_path / "i.npy"), "cpu")
+
+
+def test_the_header_is_read_before_anything_is_taken(tmp_path, monkeypatch):
+    """A header of 10^12 images, of 2^62 bytes, of a length of 4 GB: nothing may be allocated for it."""
+    monkeypatch.setattr(np.lib.format, "read_array", None)
+    long = b"\x93NUMPY\x02\x00\xff\xff\xff\xff{"
+    for name, raw in {"huge": header((10**12, 28, 28)), "long": long, "bool": header((True, 4)) + bytes(4)}.items():
+        (tmp_path / f"{name}.npy").write_bytes(raw)
+        with pytest.raises(InputError, match=rf"{name}\.npy is not a readable"):
+            read_array(tmp_path / f"{name}.npy")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x.npy", long + bytes(1 << 20))
+    with pytest.raises(InputError, match="not a readable"):
+        read_array(tmp_path / "a.npz")
+
+
+def test_arrays_that_would_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeae_runtime.array_files.MAX_UNPACKED", 1 << 16)
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((1000, 1, 28, 28), np.uint8))
+    with pytest.raises(InputError, match=r"bomb\.npz:x would unpack .* to 784,000.*numpy\.savez"):
+        read_array(tmp_path / "bomb.npz")
+    np.savez(tmp_path / "plain.npz", x=np.zeros((1000, 1, 28, 28), np.uint8))
+    assert read_array(tmp_path / "plain.npz").shape == (1000, 1, 28, 28)
+
+
+def test_members_of_a_zip_by_their_exact_names(tmp_path):
+    good = header((2,)) + b"\1\2"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("x", header((2,)) + b"\3\4")
+        file.writestr("x.npy", good)
+        file.writestr("readme.txt", "text")
+    np.testing.assert_array_equal(read_array(tmp_path / "a.npz"), [1, 2])
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as file:
+        file.writestr("x.npy", good)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            file.writestr("x.npy", header((2,)) + b"\3\4")
+    with pytest.raises(InputError, match="two arrays of one name"):
+        read_array(tmp_path / "b.npz")
+    with zipfile.ZipFile(tmp_path / "c.npz", "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("x.npy", good)
+    with pytest.raises(InputError, match="compressed in a way"):
+        read_array(tmp_path / "c.npz")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
+def test_only_regular_files(tmp_path):
+    os.mkfifo(tmp_path / "fifo.npy")
+    (tmp_path / "zero.npz").symlink_to("/dev/zero")
+    for name in ("fifo.npy", "zero.npz"):
+        with pytest.raises(InputError, match="no regular file"):
+            read_array(tmp_path / name)
+    with pytest.raises(InputError, match="There is no file"):
+        read_array(tmp_path / "gone.npy")
+
+
+def test_orders_of_memory(tmp_path):
+    for order in ("C", "F"):
+        np.save(tmp_path / "a.npy", np.asarray(IMAGES, order=order))
+        np.testing.assert_array_equal(read_array(tmp_path / "a.npy"), IMAGES)
+        assert not read_array(tmp_path / "a.npy").flags.writeable
