@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeae_runtime.errors import BundleError, shown
 from edgeae_runtime.manifest import MAX_GOLDEN, Manifest
+
+if TYPE_CHECKING:
+    import zipfile
 
 GOLDEN_ARRAYS = ("image", "latent", "decoded", "log_variance")
 """The arrays of `golden.npz`, float32: n images, and what the torch model gives for them; `log_variance` of a
@@ -53,6 +55,8 @@ def parse_golden(raw: bytes, manifest: Manifest) -> Golden:
         BundleError: it is no archive of these arrays, one is not finite float32 of the right shape, or there are more
             than `MAX_GOLDEN` images, or more than `MAX_GOLDEN_BYTES` in all.
     """
+    import zipfile  # which costs more to import than this package
+
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             reader = _Reader(archive, manifest)

@@ -11,7 +11,6 @@ import onnxruntime as ort
 from edgeae_runtime.cuda_libraries import missing_library
 from edgeae_runtime.errors import BundleError, ProviderError, shown
 from edgeae_runtime.forks import SESSIONS
-from edgeae_runtime.machine import check_threads
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -73,6 +72,8 @@ def create_session(
         ProviderError: the provider is there but cannot start.
         BundleError: ONNX Runtime does not accept the graph.
     """
+    from edgeae_runtime.machine import check_threads
+
     check_threads(threads)
     if provider == "cuda" and (reason := missing_library()):
         raise _cannot_start(provider, reason)
