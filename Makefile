@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 # A process per core, each with one thread of its own: two share no core, and a file's tests share their fixtures.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-fast test-models test-arm64 bench-guard lint types format clean
+.PHONY: demo test test-fast test-models test-arm64 kill-loops bench-guard lint types format clean
 
 demo: $(STAMP)  ## train, export, verify, time and draw
 	$(BIN)/edgeae demo
@@ -24,6 +24,9 @@ test-models: $(STAMP)  ## export, int8 and verify: other people's architectures,
 test-arm64: $(STAMP)  ## bundles on an emulated Raspberry Pi 4 and 5; needs Debian, debootstrap and the network
 	PYTHON=$(BIN)/python bash tests/arm64/prepare.sh .arm64
 	EDGEAE_ARM64=.arm64 $(BIN)/python -m pytest -m arm64 -rP
+
+kill-loops: $(STAMP)  ## train, export, pictures and tune, killed at 200 random moments each
+	$(BIN)/python tests/kill_loops.py --moments 200 --seed 0
 
 bench-guard: $(STAMP)  ## fails when the graphs' lead over plain ONNX Runtime falls below its floor
 	$(BIN)/python -m benchmarks.guard

@@ -18,10 +18,10 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.files import write_atomically
+from edgeae_runtime.files import remove_leftovers, temporary_folder, write_atomically
 
 from edgeae.checkpoint import CHECKPOINT_FILE, FORMAT_VERSION, Checkpoint, Tensors
-from edgeae.documents import Document, FileRecord, record_of
+from edgeae.documents import Document, FileRecord, read_document, record_of
 
 METRICS_FILE = "metrics.json"
 
@@ -53,16 +53,35 @@ def save_checkpoint(checkpoint: Checkpoint, optimizer: Tensors) -> None:
         raise unwritable(folder, error) from error
 
 
+def finish_checkpoint(checkpoint: Checkpoint) -> None:
+    """Do what a writer that was killed just before its end left undone: the metrics, and the files of before.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    folder = checkpoint.path
+    named = read_document(folder / CHECKPOINT_FILE)["files"]
+    keep = {record["file"] for record in named.values()}
+    try:
+        remove_leftovers(folder)
+        metrics = folder / METRICS_FILE
+        if not metrics.is_file() or metrics.read_bytes() != _json(_metrics(checkpoint)):
+            _write_json(metrics, _metrics(checkpoint))
+        _remove_old(folder, keep)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
 def check_writable(folder: Path) -> None:
     """Make the folder and write a file in it: better now than after an epoch.
 
     Raises:
         InputError: it cannot be made or written.
     """
-    probe = folder / ".write-test"
     try:
-        write_atomically(probe, lambda file: file.write(b"edgeae"))
-        probe.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(folder) as probe:
+            (probe / "test").write_bytes(b"edgeae")
     except OSError as error:
         raise unwritable(folder, error) from error
 
@@ -106,8 +125,12 @@ def _metrics(checkpoint: Checkpoint) -> Document:
 
 
 def _write_json(path: Path, document: Document) -> None:
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    content = _json(document)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def _json(document: Document) -> bytes:
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _write_tensors(folder: Path, stem: str, tensors: Tensors) -> FileRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -112,72 +113,89 @@ def demo(
     for picture in report.pictures:
         console.say(f"  {picture}")
     console.say(f"\nEverything measured stands in {out / 'metrics.json'}.")
-    console.next_command(f"edgeae-runtime sample 16 --bundle {out / 'bundle-int8'} --out new.png")
+    console.next_command(
+        command_line("edgeae-runtime", "sample", 16, "--bundle", out / "bundle-int8", "--out", "new.png")
+    )
 
 
 @app.command()
 def train(
-    data: Data = "fashion-mnist",
-    kind: Annotated[str, typer.Option(help="ae, a plain autoencoder, or vae, a variational one.")] = "ae",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="fashion-mnist (default), sample, mnist, kmnist, cifar10, cifar100, a folder of pictures, or a .npy "
+            "or .npz file."
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="ae (default), a plain autoencoder, or vae, a variational one.")
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="small (32x32, latent 2), medium (64x64, 64) or large (128x128, 128).")
     ] = None,
     latent_dim: Annotated[int | None, typer.Option(help="Numbers in a latent; the preset's by default.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Height and width of the images.")] = None,
-    channels: Annotated[int, typer.Option(help="For a folder of pictures: 3 for colour, 1 for grey.")] = 3,
-    fit: Annotated[str, typer.Option(help="For a folder of pictures: crop, pad or stretch to a square.")] = "crop",
-    epochs: Annotated[int, typer.Option(help="Epochs in all.")] = 3,
-    batch_size: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="Adam's step size at the start.")] = 1e-3,
-    beta: Annotated[float, typer.Option(help="vae: weight of the KL term; 1 is the book's.")] = 1.0,
-    kl_warmup: Annotated[float, typer.Option(help="vae: epochs over which that weight grows from 0.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="The same seed on the same machine gives the same weights.")] = 0,
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    channels: Annotated[int | None, typer.Option(help="For pictures: 3 for colour (default), 1 for grey.")] = None,
+    fit: Annotated[str | None, typer.Option(help="For pictures: crop (default), pad or stretch to a square.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs in all; 3 by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step, over all processes; 128 by default.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Adam's step size at the start; 0.001 by default.")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="vae: weight of the KL term; 1, the book's, by default.")] = None,
+    kl_warmup: Annotated[
+        float | None, typer.Option(help="vae: epochs over which that weight grows from 0; 0 by default.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed on the same machine gives the same weights; 0 by default.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="auto (default), float32 or bfloat16.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = DEFAULT_CHECKPOINT,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished epoch.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished epoch, with what the run was given.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")] = False,
 ) -> None:
     """Train the autoencoder; every finished epoch is a checkpoint."""
-    from edgeae.data import PictureOptions, holds_pictures, load_images
-    from edgeae.model import AutoencoderConfig
-    from edgeae.training import TrainingConfig
+    from edgeae.runs import Given, TerminatedError, prepare_run, stamp, stopped, terminated_as_interrupted
     from edgeae.training import train as train_model
 
-    preset = preset or ("medium" if holds_pictures(data) else "small")
-    chosen = AutoencoderConfig.preset(preset, image_size=image_size)
-    pictures = PictureOptions(size=chosen.image_size, channels=channels, fit=fit)
-    images = load_images(data, pictures=pictures, on_progress=console.say)
-    config = AutoencoderConfig.preset(
-        preset,
-        channels=images.train_images.shape[1],
-        kind=kind,
-        image_size=image_size,
-        latent_dim=latent_dim,
-    )
-    training = TrainingConfig(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        beta=beta,
-        kl_warmup=kl_warmup,
-        seed=seed,
-        precision=precision,
-        device=device,
-    )
-    if console.is_main_process():
-        console.say(
-            f"{len(images.train_images):,} training and {len(images.test_images):,} test images: {images.source}"
-        )
-    with console.training_progress() as bar:
-        try:
-            checkpoint = train_model(images, out, config, training, resume=resume, on_progress=bar)
-        except KeyboardInterrupt:
-            bar.line("Stopped. The last finished epoch is kept.")
-            bar.line(f"Next: edgeae train --resume --out {out}")
-            sys.exit(130)
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "beta": beta,
+        "kl_warmup": kl_warmup,
+        "seed": seed,
+        "precision": precision,
+        "device": device,
+    }
+    given = Given(data, kind, preset, latent_dim, image_size, channels, fit, settings)
+    if resume and overwrite:
+        raise InputError("Got --resume and --overwrite, expected one: go on with the checkpoint, or replace it.")
+    before = stamp(out)
+    try:
+        with terminated_as_interrupted():
+            images, config, training = prepare_run(given, out, resume=resume, overwrite=overwrite, tell=console.say)
+            if console.is_main_process():
+                console.say(
+                    f"{len(images.train_images):,} training and {len(images.test_images):,} test images: "
+                    f"{images.source}"
+                )
+            with console.training_progress() as bar:
+                checkpoint = train_model(images, out, config, training, resume=resume, on_progress=bar)
+    except KeyboardInterrupt as interrupt:
+        if console.is_main_process():
+            told, command = stopped(out, before, sys.argv[1:])
+            console.say(told)
+            console.next_command(command)
+        sys.exit(143 if isinstance(interrupt, TerminatedError) else 130)
     if console.is_main_process():
         console.show_training(checkpoint)
-        console.next_command(f"edgeae export {'' if out == DEFAULT_CHECKPOINT else f'{out} '}--quantize int8")
+        place = [] if out == DEFAULT_CHECKPOINT else [commands.here(out)]
+        bundle = ["--out", _free(DEFAULT_BUNDLE)] if DEFAULT_BUNDLE.exists() else []
+        console.next_command(command_line("edgeae", "export", *place, "--quantize", "int8", *bundle))
 
 
 @app.command()
@@ -302,7 +320,8 @@ def export(
             report = export_checkpoint(model, out, **options, on_stage=stages)
     console.show_export(report)
     console.say(f"\nWrote the bundle {out}")
-    console.next_command(f"edgeae-runtime verify {out}" if out != DEFAULT_BUNDLE else "edgeae bench")
+    verify_it = command_line("edgeae-runtime", "verify", commands.here(out))
+    console.next_command(verify_it if out != DEFAULT_BUNDLE else "edgeae bench")
 
 
 @app.command()
@@ -485,6 +504,11 @@ def _load_or_sample(name: str) -> ImageSet:
             raise
         console.warn(f"{error}\n\nThe demo goes on with the embedded sample of 5,000 images: its losses are worse.")
         return load_images("sample")
+
+
+def _free(path: Path) -> Path:
+    """The first of `bundle-2`, `bundle-3`, … that is not there."""
+    return next(each for each in (Path(f"{path}-{number}") for number in itertools.count(2)) if not each.exists())
 
 
 def _check_parts(parts: list[str] | None) -> None:

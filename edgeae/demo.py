@@ -16,6 +16,7 @@ from edgeae_runtime.commands import require_parity, verify_document, write_json
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.images import write_output
 from edgeae_runtime.parity import unit_scale
+from numpy.typing import NDArray
 
 from edgeae.benchmark import bench_variants
 from edgeae.checkpoint import Checkpoint
@@ -25,7 +26,7 @@ from edgeae.plots import plot_decoded_grid, plot_latent_plane, plot_loss, plot_r
 from edgeae.training import TrainingConfig, TrainingProgress, train
 
 PRECISIONS = {"float32": "none", "int8": "int8"}
-_SHOWN = 10  # pictures in a row: one of each class
+_SHOWN = 10  # pictures in a row: one of each class, then the next of each
 _SAMPLES = 64  # new pictures
 _GRID = 15  # points per axis of the decoded plane
 
@@ -117,7 +118,7 @@ def _draw(
     """The five pictures, all computed by the bundles themselves."""
     autoencoders = {name: Autoencoder.load(path) for name, path in bundles.items()}
     exact = autoencoders["float32"]
-    shown = test_images[[int(np.flatnonzero(data.test_labels == label)[0]) for label in range(_SHOWN)]]
+    shown = test_images[one_of_each(data.test_labels, _SHOWN)]
     originals: Float32Array = shown.astype(np.float32) / np.float32(255)
     rows = {"original": originals}
     for name, autoencoder in autoencoders.items():
@@ -140,6 +141,20 @@ def _draw(
     )
     write_output(paths[4], exact.sample(_SAMPLES, seed=0), images=True)
     return paths
+
+
+def one_of_each(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Rows of at most so many images: the first of each class, then the second of each, until there are enough.
+
+    Args:
+        labels: the class of each image, [n].
+        count: images wanted.
+    """
+    turns = np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        turns[rows] = np.arange(len(rows))
+    return np.lexsort((labels, turns))[:count]
 
 
 def _bounds(autoencoder: Autoencoder) -> tuple[tuple[float, ...], tuple[float, ...]]:

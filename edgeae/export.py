@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 from edgeae_export import ExportReport
 from edgeae_export import export as export_model
+from edgeae_export.bundle import check_target
 from edgeae_export.images import HELD_OUT_IMAGES, choose_images
 from edgeae_export.parity import Int8Limits, check_parity, make_reference
 from edgeae_export.pixels import HALF_STEP
@@ -53,11 +54,21 @@ def export_checkpoint(
         on_stage: told the name of each stage when it begins.
 
     Raises:
-        InputError, ParityError: as `edgeae_export.export`, or the images cannot be had.
+        InputError, ParityError: as `edgeae_export.export`, or int8 needs the training set, and it cannot be had.
     """
     checkpoint = load_checkpoint(path)
-    train_images, test_images = checkpoint_images(checkpoint)
+    check_target(out, overwrite=overwrite)
     given = None if calibration is None else checkpoint_calibration(calibration, checkpoint)
+    notices = [] if given is None else given.notices
+    train_images: NDArray[np.uint8] | None = None
+    test_images: NDArray[np.uint8] | None = None
+    try:
+        train_images, test_images = checkpoint_images(checkpoint)
+    except (InputError, OSError) as error:
+        if given is None and quantize != "none":
+            raise InputError(f"{error} Or calibrate on other images: --calibration.") from error
+        instead = "noise" if given is None else "a tenth of the images of --calibration"
+        notices = [*notices, f"The images of {checkpoint.data_name} cannot be had: measured on {instead} instead."]
     report = export_model(
         checkpoint,
         out,
@@ -71,7 +82,7 @@ def export_checkpoint(
         overwrite=overwrite,
         on_stage=on_stage,
     )
-    return report if given is None else replace(report, notices=[*given.notices, *report.notices])
+    return replace(report, notices=[*notices, *report.notices])
 
 
 def export_foreign(

@@ -28,7 +28,7 @@ from edgeae.checkpoint import (
     has_checkpoint,
     load_optimizer,
 )
-from edgeae.checkpoint_writer import check_writable, save_checkpoint
+from edgeae.checkpoint_writer import check_writable, finish_checkpoint, save_checkpoint
 from edgeae.data import ImageSet, entropy_floor, padding, prepare
 from edgeae.model import Autoencoder, AutoencoderConfig
 from edgeae.precision import autocast, choose_precision
@@ -104,11 +104,13 @@ def train(
     out, model, training = Path(out), model or AutoencoderConfig(), training or TrainingConfig()
     previous = previous_run(out, data, model, training) if resume else None
     if not resume and not overwrite and has_checkpoint(out):
-        raise InputError(f"{out} holds a checkpoint already. Resume it, or choose another folder.")
+        raise InputError(f"{out} holds a checkpoint already. Resume it, overwrite it, or choose another folder.")
     images = _Images.of(data, model)
     processes = Processes(training.device)
     processes.require_agreement(previous.epochs_done if previous else 0)
     if previous is not None and previous.epochs_done == training.epochs:
+        if processes.is_main:
+            finish_checkpoint(previous)
         return previous
     if processes.is_main:
         check_writable(out)

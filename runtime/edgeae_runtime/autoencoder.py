@@ -21,6 +21,7 @@ from edgeae_runtime.manifest import PARTS, Manifest, TensorSpec
 from edgeae_runtime.part import LoadedPart, in_chunks
 from edgeae_runtime.providers import candidates, create_session
 from edgeae_runtime.time_limit import TimeLimit
+from edgeae_runtime.tuning import read_tuning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,8 +112,6 @@ class Autoencoder:
         wanted = [name for name in PARTS if name in bundle.manifest.parts] if asked is None else asked
         options: dict[str, Any] = {"provider": provider, "parts": asked, "threads": threads, "spinning": bool(spinning)}
         options["timeout_s"] = seconds_or_none(timeout_s)
-        from edgeae_runtime.tuning import read_tuning  # here: it brings a clock and a writer, for tuning itself
-
         names = candidates(provider)
         tuned = read_tuning(bundle.path) if threads is None else {}
         threads_of = {part: tuned.get(part, 1) if threads is None else threads for part in wanted}

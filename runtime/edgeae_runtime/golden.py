@@ -55,7 +55,7 @@ def parse_golden(raw: bytes, manifest: Manifest) -> Golden:
         BundleError: it is no archive of these arrays, one is not finite float32 of the right shape, or there are more
             than `MAX_GOLDEN` images, or more than `MAX_GOLDEN_BYTES` in all.
     """
-    import zipfile
+    import zipfile  # which costs more to import than this package
 
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:

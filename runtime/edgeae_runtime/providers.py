@@ -72,7 +72,7 @@ def create_session(
         ProviderError: the provider is there but cannot start.
         BundleError: ONNX Runtime does not accept the graph.
     """
-    from edgeae_runtime.machine import check_threads  # here: it reads what only a session needs
+    from edgeae_runtime.machine import check_threads
 
     check_threads(threads)
     if provider == "cuda" and (reason := missing_library()):

@@ -8,19 +8,16 @@ measured on, and is ignored anywhere else.
 from __future__ import annotations
 
 import functools
-import json
 import operator
 import os
 import stat
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeae_runtime.files import write_atomically
-from edgeae_runtime.machine import describe_machine, usable_cores
-from edgeae_runtime.timing import interleave
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TUNING_FILE = "tuning.json"
 SCHEMA, SCHEMA_VERSION = "edgeae-tuning", 1
@@ -32,7 +29,12 @@ _MAX_BYTES = 1 << 16
 def read_tuning(bundle: Path) -> dict[str, int]:
     """Threads per part from the last `tune` of this bundle on this machine; empty if there was none."""
     try:
-        document = json.loads(_bounded(bundle / TUNING_FILE))
+        raw = _bounded(bundle / TUNING_FILE)
+        import json
+
+        from edgeae_runtime.machine import usable_cores
+
+        document = json.loads(raw)
         if document["schema_version"] != SCHEMA_VERSION or document["machine"] != machine_fingerprint():
             return {}
         most = usable_cores()
@@ -67,7 +69,14 @@ def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
         BundleError, ProviderError: the bundle cannot be run.
         OSError: the folder cannot be written.
     """
-    from edgeae_runtime.autoencoder import Autoencoder  # which reads tunings itself
+    # Here: the autoencoder reads tunings itself, and needs neither a clock nor a writer for that.
+    import json
+    from pathlib import Path
+
+    from edgeae_runtime.autoencoder import Autoencoder
+    from edgeae_runtime.images import write_atomically
+    from edgeae_runtime.machine import usable_cores
+    from edgeae_runtime.timing import interleave
 
     bundle = Path(path)
     counts = sorted({1, 2, 4, usable_cores()} & set(range(1, usable_cores() + 1)))
@@ -110,5 +119,7 @@ def best_count(median_us: Mapping[str, float]) -> int:
 
 def machine_fingerprint() -> dict[str, Any]:
     """What a thread count depends on."""
+    from edgeae_runtime.machine import describe_machine
+
     machine = describe_machine()
     return {key: machine[key] for key in ("processor", "architecture", "cores", "onnxruntime")}
