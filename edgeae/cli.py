@@ -329,12 +329,13 @@ def verify(
     bundle: Bundle = DEFAULT_BUNDLE,
     checkpoint: Annotated[Path | None, typer.Option(help="Compare with this checkpoint's torch model too.")] = None,
     key: Annotated[Path | None, typer.Option(help="The publisher's public key: also check the signature.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until it is given up.")] = commands.TIMEOUT_S,
     provider: Provider = "cpu",
     json: Json = None,
 ) -> None:
     """Check the hashes and replay the golden vectors; with a checkpoint, compare with torch itself."""
     _leave_output_to(json)
-    checks, fingerprint = commands.verify(str(bundle), provider, key)
+    checks, fingerprint = commands.verify(str(bundle), provider, key, timeout)
     if checkpoint is not None:
         from edgeae.export import verify_against_torch
 

@@ -64,6 +64,7 @@ class Autoencoder:
         threads: int | None = None,
         spinning: bool = False,
         timeout_s: float | None = None,
+        root: str | Path | None = None,
     ) -> Autoencoder:
         """Load a bundle; every byte is checked against the manifest before ONNX Runtime sees it.
 
@@ -78,6 +79,7 @@ class Autoencoder:
             spinning: whether idle threads burn CPU time to answer sooner; meant for benchmarks.
             timeout_s: seconds after which a call is ended, between two nodes of the graph, with TimeLimitError; by
                 default none, which costs nothing. Loading is not bounded by it.
+            root: where links of the bundle may lead, as in `open_bundle`.
 
         Raises:
             InputError: an argument of another type, or out of range.
@@ -87,7 +89,7 @@ class Autoencoder:
         if not isinstance(path, (str, os.PathLike)):
             raise InputError(f"Got a path of type {type(path).__name__}, expected the folder of a bundle.")
         return cls.from_bundle(
-            open_bundle(path), provider, parts=parts, threads=threads, spinning=spinning, timeout_s=timeout_s
+            open_bundle(path, root=root), provider, parts=parts, threads=threads, spinning=spinning, timeout_s=timeout_s
         )
 
     @classmethod

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from edgeae_runtime.golden import Golden
 
+ROOT_VARIABLE = "EDGEAE_ROOT"
 _NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -78,7 +79,8 @@ def open_bundle(path: str | Path, *, root: str | Path | None = None) -> Bundle:
     Args:
         path: the folder.
         root: a folder of which all files are the user's own. Links of the bundle are followed as far as they end inside
-            it, as those of a cache that keeps content beside its snapshots do; by default inside the bundle's folder.
+            it, as those of a cache that keeps content beside its snapshots do; by default inside what the environment
+            variable `EDGEAE_ROOT` names, or else the bundle's folder.
 
     Raises:
         BundleError: there is no such folder, it holds no manifest, or the manifest is not valid.
@@ -101,7 +103,7 @@ def open_bundle(path: str | Path, *, root: str | Path | None = None) -> Bundle:
             f"The folder {shown(folder)} holds no {MANIFEST_FILE}, so it is not a bundle. "
             "Give the folder that `edgeae export` wrote."
         )
-    within = Path(root if root is not None else folder).resolve()
+    within = Path(root if root is not None else os.environ.get(ROOT_VARIABLE) or folder).resolve()
     size, raw = _read(manifest, within, lambda size: size <= MAX_MANIFEST_BYTES)
     if size > MAX_MANIFEST_BYTES:
         raise BundleError(
@@ -127,7 +129,7 @@ def _read(path: Path, root: Path, wanted: Callable[[int], bool]) -> tuple[int, b
         if not place.is_relative_to(root):
             raise BundleError(
                 f"{shown(path)} is a link that leads out of {shown(root)}, so it is not followed. Copy the bundle with "
-                "its files (`cp -rL`), or name the folder that holds both as root."
+                f"its files (`cp -rL`), or name the folder that holds both: as root, or in {ROOT_VARIABLE}."
             )
         # A FIFO would wait for a writer, and a device need not end: what was opened is looked at before it is read.
         with os.fdopen(os.open(place, os.O_RDONLY | _NOT_BLOCKING), "rb") as file:

@@ -44,7 +44,7 @@ def version_line() -> str:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    checks, fingerprint = commands.verify(options.bundle, options.provider, options.key)
+    checks, fingerprint = commands.verify(options.bundle, options.provider, options.key, options.timeout)
     show = _shower(options.json)
     show([commands.signature_line(fingerprint)] if fingerprint else [])
     show(commands.check_lines(checks))
@@ -133,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("bundle", nargs="?", default="bundle", help="folder of the bundle (default: bundle)")
     for command in (verify, bench):
         command.add_argument("--json", metavar="FILE", help="also write the figures to FILE; - is standard output")
+    verify.add_argument(
+        "--timeout", type=float, default=commands.TIMEOUT_S, metavar="SECONDS", help="until it is given up"
+    )
     verify.add_argument("--key", metavar="FILE", help="the publisher's public key: also check the signature")
     bench.add_argument("--part", action="append", choices=commands.BENCH_PARTS, help="may be repeated; default: all")
     bench.add_argument("--batch", default="1,64", help="such as 1,64")

@@ -29,6 +29,7 @@ from edgeae_runtime.parity import Check
 from edgeae_runtime.terminal import MAX_NAME, command_line, cut
 from edgeae_runtime.tuning import TUNING_FILE
 from edgeae_runtime.tuning import tune as tune_bundle
+from edgeae_runtime.verify import TIMEOUT_S
 from edgeae_runtime.verify import verify as verify_bundle
 
 DEFAULT_BUNDLE, DEFAULT_PROVIDER = "bundle", "cpu"
@@ -102,18 +103,20 @@ def interpolate(bundle: str, start: str, end: str, steps: int, out: str, provide
     return f"Wrote {len(images)} images to {out}\n{next_line('bench', here(bundle), provider=provider)}"
 
 
-def verify(bundle: str, provider: str, key: str | Path | None = None) -> tuple[list[Check], str | None]:
+def verify(
+    bundle: str, provider: str, key: str | Path | None = None, timeout_s: float = TIMEOUT_S
+) -> tuple[list[Check], str | None]:
     """The golden vectors' checks; where a publisher's key is given, the signature first, and the key's fingerprint.
 
     Raises:
         SignatureError: the bundle is not as the key's holder signed it; nothing of it was run.
     """
     if key is None:
-        return verify_bundle(bundle, provider), None
+        return verify_bundle(bundle, provider, timeout_s=timeout_s), None
     from edgeae_runtime.signing import check_signature  # an extra, which few need
 
     fingerprint = check_signature(bundle, key)
-    return verify_bundle(bundle, provider), fingerprint
+    return verify_bundle(bundle, provider, timeout_s=timeout_s), fingerprint
 
 
 def doctor() -> tuple[list[str], bool]:

@@ -68,17 +68,19 @@ def verify(
     request: dict[str, Any] = {"path": str(Path(path).absolute()), "provider": provider, "threads": threads}
     request["root"] = None if root is None else str(Path(root).absolute())
     if not apart.can_start():
-        return verify_here(**request)
+        return verify_here(**request, timeout_s=timeout_s)
     # On a GPU, a driver reserves any amount of address space.
     request["memory"] = apart.MEMORY + apart.MEMORY_PER_BYTE * sum(sizes) if provider == "cpu" else 0
     return apart.verify_apart(request, timeout_s)
 
 
-def verify_here(path: str | Path, provider: str, threads: int, root: str | Path | None) -> list[Check]:
-    """As `verify`, in this process."""
+def verify_here(
+    path: str | Path, provider: str, threads: int, root: str | Path | None, timeout_s: float = TIMEOUT_S
+) -> list[Check]:
+    """As `verify`, in this process, where each call is bounded by `timeout_s`."""
     bundle = open_bundle(path, root=root)
     golden = bundle.read_golden()
-    autoencoder = Autoencoder.from_bundle(bundle, provider, threads=threads)
+    autoencoder = Autoencoder.from_bundle(bundle, provider, threads=threads, timeout_s=timeout_s)
     outputs = _outputs(autoencoder, golden)
     checks = []
     for output, (reference, measured) in outputs.items():
