@@ -29,7 +29,7 @@ from edgeae_runtime.parity import Check
 from edgeae_runtime.terminal import MAX_NAME, command_line, cut
 from edgeae_runtime.tuning import TUNING_FILE
 from edgeae_runtime.tuning import tune as tune_bundle
-from edgeae_runtime.verify import TIMEOUT_S
+from edgeae_runtime.verify import TIMEOUT_S as TIMEOUT_S
 from edgeae_runtime.verify import verify as verify_bundle
 
 DEFAULT_BUNDLE, DEFAULT_PROVIDER = "bundle", "cpu"
