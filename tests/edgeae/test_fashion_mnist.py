@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from edgeae_runtime.errors import InputError
 
-from edgeae.data import DATA_SETS, ImageSet, entropy_floor, load, load_images, padding, prepare
+from edgeae.data import DATA_SETS, ImageSet, entropy_floor, load, load_images, padding, places, prepare
 from edgeae.data import download as downloads
 from edgeae.data.fashion_mnist import FILES, MD5
 from edgeae.data.idx import encode_idx, idx_md5, read_idx
@@ -210,12 +210,12 @@ def test_a_cache_that_cannot_be_made_is_named(tmp_path, monkeypatch):
 def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("EDGEAE_CACHE", raising=False)
-    assert downloads.cache_folder() == tmp_path / "edgeae"
+    assert places.cache_folder() == tmp_path / "edgeae"
     monkeypatch.setenv("EDGEAE_CACHE", str(tmp_path / "own"))
-    assert downloads.cache_folder() == tmp_path / "own"
+    assert places.cache_folder() == tmp_path / "own"
     monkeypatch.delenv("EDGEAE_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert downloads.cache_folder() == Path.home() / ".cache" / "edgeae"
+    assert places.cache_folder() == Path.home() / ".cache" / "edgeae"
 
 
 # The sample
