@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 # A process per core, each with one thread of its own: two share no core, and a file's tests share their fixtures.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-fast test-models test-arm64 kill-loops bench-guard lint types format clean
+.PHONY: demo test test-fast test-models test-arm64 kill-loops fuzz bench-guard lint types format clean
 
 demo: $(STAMP)  ## train, export, verify, time and draw
 	$(BIN)/edgeae demo
@@ -27,6 +27,13 @@ test-arm64: $(STAMP)  ## bundles on an emulated Raspberry Pi 4 and 5; needs Debi
 
 kill-loops: $(STAMP)  ## train, export, pictures and tune, killed at 200 random moments each
 	$(BIN)/python tests/kill_loops.py --moments 200 --seed 0
+
+fuzz: $(STAMP)  ## 30,000 mutated bundles, and as many documents and pictures; no crash, hang, hunger or untyped error
+	for seed in 101 202 303; do \
+	    $(BIN)/python tests/runtime/fuzz.py --cases 10000 --seed $$seed && \
+	    $(BIN)/python tests/runtime/fuzz_documents.py --cases 10000 --seed $$seed && \
+	    $(BIN)/python tests/runtime/fuzz_pictures.py --cases 10000 --seed $$seed || exit 1; \
+	done
 
 bench-guard: $(STAMP)  ## fails when the graphs' lead over plain ONNX Runtime falls below its floor
 	$(BIN)/python -m benchmarks.guard

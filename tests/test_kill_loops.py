@@ -9,7 +9,7 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
-@pytest.mark.parametrize("work", ["train", "export", "tune"])
+@pytest.mark.parametrize("work", ["train", "export", "pictures", "tune"])
 def test_nothing_is_lost_or_left_at_random_moments(work):
     program = Path(__file__).with_name("kill_loops.py")
     command = [sys.executable, program, "--moments", "8", "--seed", "1", "--only", work]
