@@ -176,6 +176,8 @@ class _Reader:
                 raise _unknown(_NODE, key)
             else:
                 told |= 1 << key
+                if start == stop:
+                    continue
                 text = raw[start:stop].decode()
                 if key == 34:
                     op = text
@@ -235,7 +237,7 @@ class _Reader:
         dtype = start = stop = told = 0
         for key, first, last in self._fields(place, end, MAX_SMALL_FIELDS):
             if key == 8:
-                dims.append(_signed(first))
+                dims.append(first if first < 1 << 63 else _signed(first))
                 continue
             if _TENSOR.get(key, "!")[0] == "!" or told >> key & 1:
                 raise _unknown(_TENSOR, key)
@@ -244,7 +246,7 @@ class _Reader:
                 dtype = first
             elif key == 74:
                 start, stop = first, last
-            elif key in (66, 98):
+            elif first != last:
                 text = self._text(first, last)
                 name = text if key == 66 else name
         size = WIDTHS.get(dtype)
@@ -254,7 +256,7 @@ class _Reader:
         if len(dims) > MAX_AXES or (dims and min(dims) < 0) or count * size != stop - start:
             raise NotReadableError(f"a constant of shape {dims[:9]} in {stop - start} bytes")
         shape, value = tuple(dims), None
-        if count <= (MAX_CONSTANT if _DTYPES[dtype].kind in "iu" else MAX_REALS):
+        if count <= _MOST_KNOWN[dtype]:
             value = np.frombuffer(raw, _DTYPES[dtype], count, start).reshape(shape)
         return name, Tensor(shape, dtype, value)
 
@@ -352,6 +354,7 @@ class _Reader:
 
 
 _DTYPES = {number: np.dtype("<" + dtype) for number, dtype in DTYPES.items()}
+_MOST_KNOWN = {number: MAX_CONSTANT if dtype.kind in "iu" else MAX_REALS for number, dtype in _DTYPES.items()}
 WIDTHS = {number: dtype.itemsize for number, dtype in _DTYPES.items()}
 
 
