@@ -12,7 +12,7 @@ from typing import Any, cast
 from edgeae_runtime import open_bundle
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files import write_atomically
-from edgeae_runtime.json_files import read_regular
+from edgeae_runtime.regular import read_regular
 from edgeae_runtime.signing import MAX_KEY_BYTES, SIGNATURE_FILE, check_files, fingerprint_of, library, what_is_signed
 from edgeae_runtime.terminal import name_of
 

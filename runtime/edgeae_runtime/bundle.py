@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeae_runtime.errors import BundleError, IntegrityError, shown
 from edgeae_runtime.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileRecord, Manifest, parse_manifest
+from edgeae_runtime.regular import NotRegularError, regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +20,6 @@ ROOT_VARIABLE = "EDGEAE_ROOT"
 _PASSED: set[str] = set()
 _MOST_PASSED = 1000
 """SHA-256 of the graphs that passed the guard in this process: the same bytes need not be read again."""
-_NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True)
@@ -138,15 +137,13 @@ def _read(path: Path, root: str, wanted: Callable[[int], bool]) -> tuple[int, by
                 f"{shown(path)} is a link that leads out of {shown(root)}, so it is not followed. Copy the bundle with "
                 f"its files (`cp -rL`), or name the folder that holds both: as root, or in {ROOT_VARIABLE}."
             )
-        # A FIFO would wait for a writer, and a device need not end: what was opened is looked at before it is read.
-        with os.fdopen(os.open(place, os.O_RDONLY | _NOT_BLOCKING), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise BundleError(
-                    f"{shown(path)} is no regular file, which a bundle is made of. "
-                    "Copy the whole folder again, or export it again."
-                )
-            return status.st_size, file.read(status.st_size) if wanted(status.st_size) else b""
+        with regular_file(place) as file:
+            size = os.fstat(file.fileno()).st_size
+            return size, file.read(size) if wanted(size) else b""
+    except NotRegularError as error:
+        raise BundleError(
+            f"{shown(path)} is {error}; a bundle is made of files. Copy the whole folder again, or export it again."
+        ) from error
     except FileNotFoundError as error:
         raise BundleError(
             f"The bundle {shown(path.parent)} has no file {path.name}, which its manifest names, or it is a link to "

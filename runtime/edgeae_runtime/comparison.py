@@ -10,7 +10,8 @@ import numpy as np
 
 from edgeae_runtime.bench import AGAIN, SCHEMA, Case
 from edgeae_runtime.errors import InputError, shown
-from edgeae_runtime.json_files import MAX_FIGURE, figure, parse_json, read_regular
+from edgeae_runtime.json_files import MAX_FIGURE, figure, parse_json
+from edgeae_runtime.regular import read_regular
 from edgeae_runtime.terminal import name_of
 from edgeae_runtime.timing import difference, median_noise
 

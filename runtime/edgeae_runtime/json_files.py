@@ -1,46 +1,14 @@
-"""JSON from strangers: a bounded read of a regular file, and numbers that are numbers."""
+"""JSON from strangers: numbers that are numbers, and no depth without end."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import stat
 import sys
-from pathlib import Path
 from typing import TypeGuard
-
-from edgeae_runtime.errors import InputError, shown
 
 MAX_FIGURE = 1e15
 """Larger than any figure that is measured: 30 years in microseconds."""
-
-
-def read_regular(path: str | Path, most: int, expected: str) -> bytes:
-    """The bytes of a regular file; devices and pipes, which may never end, are not opened for reading.
-
-    Args:
-        path: the file.
-        most: bytes that such a file has at most.
-        expected: what the file should be, for the message.
-
-    Raises:
-        InputError: it is missing, no regular file, larger, or cannot be read.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise InputError(f"{shown(path)} is no regular file, expected {expected}.")
-            raw = file.read(most + 1) if found.st_size <= most else b""
-    except OSError as error:
-        raise InputError(f"{shown(path)} cannot be read ({error.strerror}), expected {expected}.") from error
-    except ValueError as error:  # a null byte in the name
-        raise InputError(f"{shown(path)} cannot be read ({error}), expected {expected}.") from error
-    if found.st_size > most or len(raw) > most:
-        raise InputError(f"{shown(path)} is larger than {most:,} bytes, expected {expected}.")
-    return raw
 
 
 def parse_json(raw: bytes) -> object:

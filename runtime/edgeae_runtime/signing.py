@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeae_runtime.errors import InputError, SignatureError, shown
-from edgeae_runtime.json_files import parse_json, read_regular
+from edgeae_runtime.json_files import parse_json
+from edgeae_runtime.regular import read_regular
 from edgeae_runtime.terminal import name_of
 from edgeae_runtime.tuning import TUNING_FILE
 

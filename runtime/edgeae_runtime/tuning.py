@@ -8,13 +8,12 @@ measured on, and is ignored anywhere else.
 from __future__ import annotations
 
 import functools
-import operator
-import os
-import stat
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from edgeae_runtime.regular import regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,12 +43,8 @@ def read_tuning(bundle: Path) -> dict[str, int]:
 
 
 def _bounded(path: Path) -> bytes:
-    """The content of a small regular file: no link, no FIFO, which would wait, no device, which need not end."""
-    flags = (getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))
-    descriptor = os.open(path, functools.reduce(operator.or_, flags, os.O_RDONLY))
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("not a regular file")
+    """The content of a small file, which is no link: whoever made the folder would name one of the user's."""
+    with regular_file(path, follow=False) as file:
         raw = file.read(_MAX_BYTES + 1)
     if len(raw) > _MAX_BYTES:
         raise ValueError("too long")

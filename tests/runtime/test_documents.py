@@ -11,7 +11,8 @@ import pytest
 from edgeae_runtime import InputError, commands
 from edgeae_runtime.cli import main
 from edgeae_runtime.comparison import compare_files, read_report
-from edgeae_runtime.json_files import finite, read_regular
+from edgeae_runtime.json_files import finite
+from edgeae_runtime.regular import read_regular
 
 ROW = {
     "variant": "bundle", "part": "decoder", "batch": 1, "threads": 1,
