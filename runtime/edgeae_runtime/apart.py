@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ _KINDS: dict[str, type[EdgeAEError]] = {
     for kind in (BundleError, EdgeAEError, InputError, IntegrityError, ProviderError, TimeLimitError)
 }
 _MAX_ANSWER = 1 << 20
+_MOST_WARNINGS, _MAX_WARNING = 10, 1000
 _START = "import sys; sys.path[:] = {path!r}; from edgeae_runtime.apart import answer; answer()"
 
 
@@ -95,6 +97,8 @@ def _checks(said: bytes, status: int) -> list[Check]:
     """What the child answered; it ran a stranger's graph, so that its words are looked at like a stranger's."""
     try:
         document = json.loads(said)
+        for told in document["warnings"][:_MOST_WARNINGS] if status == 0 else ():
+            warnings.warn(shown(str(told))[:_MAX_WARNING], stacklevel=4)
         if status == 0 and "error" in document:
             raise _KINDS[document["error"]](shown(document["message"])[:2000])
         if status == 0:
@@ -122,12 +126,16 @@ def answer() -> None:
     os.dup2(2, 1)  # whatever else writes to standard output does not mix with the answer
     _limit_memory(request.pop("memory"))
     document: dict[str, Any]
+    said: list[warnings.WarningMessage] = []
     try:
-        document = {"checks": [dataclasses.asdict(check) for check in verify_here(**request)]}
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            document = {"checks": [dataclasses.asdict(check) for check in verify_here(**request)]}
     except EdgeAEError as error:
         document = {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
         document = {"error": BundleError.__name__, "message": "Verifying the bundle takes more memory than it may."}
+    document["warnings"] = [str(each.message)[:_MAX_WARNING] for each in said[:_MOST_WARNINGS]]
     with os.fdopen(words, "wb") as file:
         file.write(json.dumps(document).encode())
         file.flush()

@@ -49,7 +49,7 @@ def _exit_code(action: Callable[[], int]) -> int:
         return action()
     except SystemExit as leaving:
         swallowed = _behind(leaving, BrokenPipeError, EOFError, KeyboardInterrupt)
-        if swallowed:
+        if swallowed and leaving.code in (None, 0, CHECK_FAILED):
             raise swallowed from None
         if leaving.code is None or isinstance(leaving.code, int):
             return leaving.code or OK

@@ -203,7 +203,7 @@ def test_a_full_disk_and_an_unwritable_folder(trained, tmp_path):
     assert list(tmp_path.iterdir()) == []
     refused(run("train", "--data", "sample", "--epochs", "1", "--out", tmp_path / "run", limit_bytes=100_000), "write")
     (tmp_path / "file").write_text("x")
-    refused(run("export", checkpoint, "--out", tmp_path / "file" / "bundle"), "cannot be used")
+    refused(run("export", checkpoint, "--out", tmp_path / "file" / "bundle"), "cannot be written")
     refused(run("train", "--data", "sample", "--out", tmp_path / "file" / "run"), "write")
 
 

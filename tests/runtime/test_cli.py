@@ -188,8 +188,9 @@ def test_bench_compares_with_an_earlier_one_and_soaks(bundle, tmp_path, capsys):
 
 
 def test_doctor_finds_this_machine_well(capsys):
-    assert main(["doctor"]) == 0
-    assert "✓ onnxruntime" in capsys.readouterr().out
+    status, told = main(["doctor"]), capsys.readouterr().out
+    assert status == 0 or "int8 may be wrong with AMX" in told  # an old ONNX Runtime on a new processor
+    assert "✓ onnxruntime" in told
 
 
 def test_doctor_fails_with_a_remedy(capsys, monkeypatch):
@@ -227,7 +228,7 @@ def test_compare_refuses_what_is_no_benchmark(tmp_path, capsys):
     (tmp_path / "text").write_text("no JSON")
     for new, words in (
         (tmp_path / "text", "is not a benchmark's"),
-        (tmp_path / "no", "cannot be read"),
+        (tmp_path / "no", "There is no file"),
         (other, "alike"),
     ):
         assert main(["compare", old, str(new)]) == 2
