@@ -6,17 +6,20 @@ STAMP := .venv/.installed
 # A process per core, each with one thread of its own: two share no core, and a file's tests share their fixtures.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-fast test-models test-arm64 kill-loops fuzz bench-guard lint types format clean
+.PHONY: demo test test-fast test-proofs test-models test-arm64 kill-loops fuzz bench-guard lint types format clean
 
 demo: $(STAMP)  ## train, export, verify, time and draw
 	$(BIN)/edgeae demo
 
 test: lint types  ## everything: lint, types, fast tests, then slow ones
-	$(PYTEST) -m "not slow and not models and not arm64"
+	$(PYTEST) -m "not slow and not proof and not models and not arm64"
 	$(PYTEST) -m slow
 
 test-fast: $(STAMP)  ## the tests that take seconds
-	$(PYTEST) -m "not slow and not models and not arm64"
+	$(PYTEST) -m "not slow and not proof and not models and not arm64"
+
+test-proofs: $(STAMP)  ## the runtime's own tests in clean environments, the oldest and the newest; and kills
+	$(PYTEST) --dist load -m proof
 
 test-models: $(STAMP)  ## export, int8 and verify: other people's architectures, and a small one per kind of layer
 	$(PYTEST) -m models

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 @pytest.mark.parametrize("work", ["train", "export", "pictures", "tune"])
 def test_nothing_is_lost_or_left_at_random_moments(work):

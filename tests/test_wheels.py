@@ -19,8 +19,6 @@ VERSIONS = {"lowest": ("numpy==1.26.0", "onnxruntime==1.23.0"), "newest": ("nump
 """The ends of the ranges that the runtime's metadata promise."""
 README = (ROOT / "README.md").read_text()
 
-pytestmark = pytest.mark.slow
-
 
 def build(project: Path, out: Path) -> Path:
     subprocess.run(
@@ -37,6 +35,7 @@ def runtime_wheel(tmp_path_factory) -> Path:
     return build(ROOT / "runtime", tmp_path_factory.mktemp("runtime-wheel"))
 
 
+@pytest.mark.slow
 def test_the_runtime_wheel_is_small_and_alone(runtime_wheel):
     assert runtime_wheel.stat().st_size <= MAX_RUNTIME_WHEEL_BYTES
     names = zipfile.ZipFile(runtime_wheel).namelist()
@@ -44,6 +43,7 @@ def test_the_runtime_wheel_is_small_and_alone(runtime_wheel):
     assert "edgeae_runtime/py.typed" in names
 
 
+@pytest.mark.slow
 def test_the_main_wheel_holds_the_sample_and_no_stray_folder(tmp_path):
     names = zipfile.ZipFile(build(ROOT, tmp_path)).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"edgeae", "edgeae_export"}
@@ -59,6 +59,7 @@ def clean_environment(folder: Path, *requirements: str | Path) -> Path:
     return python
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("versions", VERSIONS.values(), ids=VERSIONS)
 def test_the_runtimes_tests_pass_where_only_numpy_and_onnxruntime_are(runtime_wheel, tmp_path, versions):
     wheel = f"edgeae-runtime[cpu] @ file://{runtime_wheel}"
@@ -78,6 +79,7 @@ def test_the_runtimes_tests_pass_where_only_numpy_and_onnxruntime_are(runtime_wh
     assert " passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_two_lines_of_the_readme_decode_first_pictures(tmp_path):
     lines = re.findall(r"^(pip install '\./runtime.*?\]'|edgeae-runtime sample .*?\.png)", README, re.MULTILINE)
     assert len(lines) == 2
@@ -95,6 +97,7 @@ def test_the_two_lines_of_the_readme_decode_first_pictures(tmp_path):
     assert sum(file.stat().st_size for file in (ROOT / "examples" / "bundle").iterdir()) <= MAX_EXAMPLE_BYTES
 
 
+@pytest.mark.proof
 def test_the_cuda_flavour_is_strict_where_there_is_no_gpu(runtime_wheel, tmp_path):
     """The real onnxruntime-gpu: with a GPU its CUDA runs, without one it refuses by name and `auto` falls back."""
     python = clean_environment(tmp_path / "cuda", f"edgeae-runtime[cuda] @ file://{runtime_wheel}")
