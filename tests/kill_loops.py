@@ -269,6 +269,7 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell is born deaf to it
     folder = Path(tempfile.mkdtemp(prefix="edgeae-kill-"))
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)]
     mounted = (
