@@ -30,6 +30,7 @@ import numpy as np
 from edgeae_runtime import Autoencoder, EdgeAEError, open_bundle
 from edgeae_runtime.verify import verify_here
 from fuzz_fields import mutate_fields
+from fuzz_workers import watch
 
 BUNDLES = Path(__file__).parent / "bundles"
 KINDS = ("bytes", "manifest", "forged bytes", "fields", "golden", "tuning")
@@ -229,7 +230,6 @@ def worker(
 
 def fuzz(cases: int, seed: int, bundles: Path, limits: tuple[float, float]) -> dict[str, int]:
     """Run the cases in one worker at a time; returns how many had each outcome."""
-    context = multiprocessing.get_context("spawn")
     outcomes: dict[str, int] = {}
 
     def count(case: int, outcome: str) -> None:
@@ -239,30 +239,7 @@ def fuzz(cases: int, seed: int, bundles: Path, limits: tuple[float, float]) -> d
             return
         print(f"case {case} (seed {seed}, {KINDS[case % len(KINDS)]}): {outcome}", flush=True)
 
-    first = 0
-    while first < cases:
-        results = context.Queue()
-        process = context.Process(target=worker, args=(first, cases, seed, bundles, limits, results))
-        process.start()
-        running, since = first, time.monotonic()
-        while True:
-            try:
-                word, case, outcome = results.get(timeout=1)
-            except Exception:
-                if process.is_alive() and time.monotonic() - since < PATIENCE * limits[0]:
-                    continue
-                count(running, "HANG" if process.is_alive() else f"CRASH ({process.exitcode})")
-                process.kill()
-                first = running + 1
-                break
-            if word == "done":
-                first = case
-                break
-            running, since = case, time.monotonic()
-            if word == "end":
-                count(case, outcome)
-                running = case + 1
-        process.join(10)
+    watch(worker, (seed, bundles, limits), cases, PATIENCE * limits[0], count)
     return outcomes
 
 

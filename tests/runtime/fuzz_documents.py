@@ -29,6 +29,7 @@ from edgeae_runtime.cli import main as runtime_main
 from edgeae_runtime.manifest import MANIFEST_FILE
 from edgeae_runtime.terminal import MAX_PARAGRAPH
 from fuzz import BUNDLES, VALUES, mutate_bytes
+from fuzz_workers import watch
 
 HANG_SECONDS = 2.0
 MEMORY_BYTES = 512 << 20
@@ -213,12 +214,11 @@ def worker(first: int, cases: int, seed: int, results: multiprocessing.Queue) ->
         except BaseException as error:
             outcome = f"UNTYPED {type(error).__name__}: {str(error)[:300]}"
         results.put(("end", case, outcome))
-    results.put(("done", first, ""))
+    results.put(("done", cases, ""))
 
 
 def fuzz(cases: int, seed: int) -> dict[str, int]:
     """Run the cases in one worker at a time; returns how many had each outcome."""
-    context = multiprocessing.get_context("spawn")
     outcomes: dict[str, int] = {}
 
     def count(case: int, outcome: str) -> None:
@@ -227,30 +227,7 @@ def fuzz(cases: int, seed: int) -> dict[str, int]:
         if word.isupper():
             print(f"case {case} (seed {seed}): {outcome}", flush=True)
 
-    first = 0
-    while first < cases:
-        results = context.Queue()
-        process = context.Process(target=worker, args=(first, cases, seed, results))
-        process.start()
-        running, since = first, time.monotonic()
-        while True:
-            try:
-                word, case, outcome = results.get(timeout=1)
-            except Exception:
-                if process.is_alive() and time.monotonic() - since < PATIENCE:
-                    continue
-                count(running, "HANG" if process.is_alive() else f"CRASH ({process.exitcode})")
-                process.kill()
-                first = running + 1
-                break
-            if word == "done":
-                first = cases
-                break
-            running, since = case, time.monotonic()
-            if word == "end":
-                count(case, outcome)
-                running = case + 1
-        process.join(10)
+    watch(worker, (seed,), cases, PATIENCE, count)
     return outcomes
 
 
