@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, cast
 
 from edgeae_runtime.errors import InputError
+from edgeae_runtime.exits import interrupt_behind
 
 from edgeae.checkpoint import CHECKPOINT_FILE, Checkpoint, has_checkpoint, load_checkpoint
 from edgeae.data import ImageSet, PictureOptions, holds_pictures, load_images
@@ -100,7 +101,10 @@ def _pictures(given: Given, previous: Checkpoint) -> PictureOptions:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Within, SIGTERM raises `TerminatedError`: batch systems and `docker stop` send it, with some seconds' grace."""
+    """Within, SIGTERM raises `TerminatedError`: batch systems and `docker stop` send it, with some seconds' grace.
+
+    An interrupt arrives as itself, whatever a library that it met while importing made of it.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise TerminatedError
@@ -112,6 +116,10 @@ def terminated_as_interrupted() -> Iterator[None]:
         return
     try:
         yield
+    except Exception as error:
+        if interrupt := interrupt_behind(error):
+            raise interrupt from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

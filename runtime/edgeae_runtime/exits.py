@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from typing import TypeVar
 
 from edgeae_runtime.errors import EdgeAEError, IntegrityError, ParityError, SignatureError, shown
 from edgeae_runtime.terminal import cut, drop_output, prepare_streams, tell
@@ -21,6 +22,7 @@ from edgeae_runtime.terminal import cut, drop_output, prepare_streams, tell
 OK, CHECK_FAILED, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 DEBUG = "EDGEAE_DEBUG"
 """The environment variable that asks for tracebacks."""
+_E = TypeVar("_E", bound=BaseException)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,6 +42,9 @@ def exit_status(action: Callable[[], int], *, checking: bool = False) -> int:
             sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         status = _failed(error, checking)
+    # CPython marks a process whose interrupt passed through an `exec` of text, as dataclasses do while they are
+    # imported, and, run by -m, ends it by SIGINT whatever is returned; another `exec` takes the mark away.
+    exec("")
     return status
 
 
@@ -48,7 +53,7 @@ def _exit_code(action: Callable[[], int]) -> int:
     try:
         return action()
     except SystemExit as leaving:
-        swallowed = _behind(leaving, BrokenPipeError, EOFError, KeyboardInterrupt)
+        swallowed = behind(leaving, BrokenPipeError, EOFError, KeyboardInterrupt)
         if swallowed and leaving.code in (None, 0, CHECK_FAILED):
             raise swallowed from None
         if leaving.code is None or isinstance(leaving.code, int):
@@ -57,12 +62,17 @@ def _exit_code(action: Callable[[], int]) -> int:
         return BAD_INPUT
 
 
-def _behind(error: BaseException | None, *kinds: type[BaseException]) -> BaseException | None:
+def behind(error: BaseException | None, *kinds: type[_E]) -> _E | None:
     """What led to an error: rich and typer leave with 1, "a check failed", when a pipe is closed or nobody answers a
-    question; a library that is interrupted while it is imported says that it cannot be."""
+    question; what is interrupted while it is imported says that it cannot be, or, of a class, RuntimeError."""
     while error is not None and not isinstance(error, kinds):
         error = error.__cause__ or error.__context__
     return error
+
+
+def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt that an error is about, unless somebody said what it means: an error of edgeae's, or a file's."""
+    return None if isinstance(error, EdgeAEError | OSError) else behind(error, KeyboardInterrupt)
 
 
 def _failed(error: BaseException, checking: bool) -> int:
@@ -71,7 +81,7 @@ def _failed(error: BaseException, checking: bool) -> int:
         return PIPE_CLOSED
     if isinstance(error, OSError) and error.filename in (None, "standard output"):
         drop_output()
-    if isinstance(error, KeyboardInterrupt) or (isinstance(error, ImportError) and _behind(error, KeyboardInterrupt)):
+    if interrupt_behind(error):
         tell("interrupted")
         status = INTERRUPTED
     else:

@@ -76,7 +76,9 @@ def test_whatever_is_raised_becomes_a_paragraph_and_a_status(error, status, caps
     ("behind", "left", "status"),
     [
         (KeyboardInterrupt(), ImportError("initialization failed"), 130),  # a C extension's words for an interrupt
+        (KeyboardInterrupt(), RuntimeError("Error calling __set_name__"), 130),  # Python's own, of a class's field
         (KeyboardInterrupt(), SystemExit(1), 130),
+        (KeyboardInterrupt(), BundleError("what it means"), 2),
         (BrokenPipeError(), SystemExit(1), 141),  # rich's way
         (ValueError(), SystemExit(2), 2),
     ],
@@ -91,6 +93,19 @@ def test_what_libraries_make_of_an_end_is_undone(behind, left, status, capsys):
 
     assert exit_status(action) == status
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_interrupt_inside_an_exec_still_gives_its_status(tmp_path):
+    """CPython ends such a process by the signal, though it was caught: -2 in place of 130."""
+    (tmp_path / "interrupted.py").write_text(
+        "import sys\n"
+        "from edgeae_runtime.exits import exit_status\n"
+        "sys.exit(exit_status(lambda: exec('raise KeyboardInterrupt')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_a_library_that_is_missing_is_told(monkeypatch, capsys):
