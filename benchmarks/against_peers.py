@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from edgeae_export.parity import reconstruction_rise, torch_runner
 from edgeae_export.pipeline import MAX_PSNR_DB
-from edgeae_runtime.bench import AGAIN, Case, Row, document
-from edgeae_runtime.cold_start import measure
-from edgeae_runtime.commands import write_json
+from edgeae_runtime.command.actions import write_json
 from edgeae_runtime.errors import EdgeAEError
 from edgeae_runtime.machine import usable_cores
+from edgeae_runtime.measure.bench import AGAIN, Case, Row, document
+from edgeae_runtime.measure.cold_start import measure
+from edgeae_runtime.measure.timing import MAX_ROUNDS, interleave_turns
 from edgeae_runtime.parity import psnr
-from edgeae_runtime.timing import MAX_ROUNDS, interleave_turns
 
 import edgeae
 from benchmarks.peers.models import EDGEAE, PARTS, VARIANTS, Variant, make_models

@@ -19,8 +19,8 @@ from typing import Any
 import edgeae_export
 import numpy as np
 import torch
-from edgeae_export.graph import runner
-from edgeae_runtime.timing import THREAD_CLOCK, compared, interleave
+from edgeae_export.graph.running import runner
+from edgeae_runtime.measure.timing import THREAD_CLOCK, compared, interleave
 
 from benchmarks.results_file import RESULTS, write_result
 from benchmarks.zoo.architectures import FOREIGN, Foreign, build, pictures

@@ -21,9 +21,9 @@ import edgeae_export
 import numpy as np
 import onnx
 import torch
-from edgeae_export.graph import runner
+from edgeae_export.graph.running import runner
 from edgeae_export.targets import choose_target
-from edgeae_runtime.timing import THREAD_CLOCK, interleave
+from edgeae_runtime.measure.timing import THREAD_CLOCK, interleave
 
 from benchmarks.other_decoders import Model
 from benchmarks.peers.models import static_int8

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from edgeae_export.graph import runner
-from edgeae_runtime.timing import interleave
+from edgeae_export.graph.running import runner
+from edgeae_runtime.measure.timing import interleave
 from onnx import TensorProto, helper, numpy_helper
 
 SIDE = 1024

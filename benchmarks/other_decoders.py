@@ -18,8 +18,8 @@ import edgeae_export
 import numpy as np
 import torch
 import torch.nn.functional as F
-from edgeae_export.graph import runner
-from edgeae_runtime.timing import interleave
+from edgeae_export.graph.running import runner
+from edgeae_runtime.measure.timing import interleave
 from torch import Tensor, nn
 
 from benchmarks.results_file import RESULTS, write_result

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeae_runtime.bench import SCHEMA_VERSION
-from edgeae_runtime.commands import write_json
+from edgeae_runtime.command.actions import write_json
 from edgeae_runtime.machine import describe_machine
-from edgeae_runtime.timing import METHOD
+from edgeae_runtime.measure.bench import SCHEMA_VERSION
+from edgeae_runtime.measure.timing import METHOD
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from edgeae_runtime import Autoencoder, open_bundle
 from edgeae_runtime.machine import usable_cores
-from edgeae_runtime.providers import create_session
-from edgeae_runtime.timing import interleave
+from edgeae_runtime.measure.timing import interleave
+from edgeae_runtime.sessions.providers import create_session
 
 from benchmarks.results_file import RESULTS, write_result
 

@@ -21,9 +21,9 @@ from typing import Any
 import edgeae_export
 import numpy as np
 import torch
-from edgeae_export.editor import activation_values
-from edgeae_export.graph import runner
-from edgeae_runtime.timing import interleave
+from edgeae_export.graph.layers import activation_values
+from edgeae_export.graph.running import runner
+from edgeae_runtime.measure.timing import interleave
 
 from benchmarks.machine_peak import machine_peak, multiplications
 from benchmarks.other_decoders import Model, pictures

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.results_file import RESULTS, write_result
 from edgeae.data import load_images
-from edgeae.training import TrainingConfig, train
+from edgeae.training.loop import TrainingConfig, train
 
 DEFAULT = TrainingConfig(epochs=1)
 FLOAT32 = TrainingConfig(epochs=1, precision="float32", channels_last=False)

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from edgeae.checkpoint import Checkpoint, EpochRecord, load_checkpoint
     from edgeae.data import ImageSet, PictureOptions, load_images
     from edgeae.model import Autoencoder, AutoencoderConfig, Decoder, Encoder
-    from edgeae.training import TrainingConfig, TrainingDivergedError, TrainingProgress, train
+    from edgeae.training.loop import TrainingConfig, TrainingDivergedError, TrainingProgress, train
 
 _MODULES = {
     "edgeae.checkpoint": ("Checkpoint", "EpochRecord", "load_checkpoint"),
     "edgeae.data": ("ImageSet", "PictureOptions", "load_images"),
     "edgeae.model": ("Autoencoder", "AutoencoderConfig", "Decoder", "Encoder"),
-    "edgeae.training": ("TrainingConfig", "TrainingDivergedError", "TrainingProgress", "train"),
+    "edgeae.training.loop": ("TrainingConfig", "TrainingDivergedError", "TrainingProgress", "train"),
 }
 
 __all__ = [

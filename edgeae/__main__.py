@@ -2,7 +2,7 @@
 
 import sys
 
-from edgeae_runtime.exits import exit_status
+from edgeae_runtime.command.exits import exit_status
 
 
 def main() -> None:

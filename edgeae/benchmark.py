@@ -13,7 +13,7 @@ from edgeae_export import export
 from edgeae_export.parity import in_large_batches, reconstruction_rise, torch_runner
 from edgeae_runtime import Autoencoder, open_bundle
 from edgeae_runtime.arrays import Float32Array
-from edgeae_runtime.bench import (
+from edgeae_runtime.measure.bench import (
     AGAIN,
     Row,
     Run,
@@ -26,9 +26,9 @@ from edgeae_runtime.bench import (
     pair_noise,
     time_case,
 )
-from edgeae_runtime.cold_start import bundle_command, measure, process
+from edgeae_runtime.measure.cold_start import bundle_command, measure, process
+from edgeae_runtime.measure.timing import Difference, compared
 from edgeae_runtime.parity import mse, psnr, unit_scale
-from edgeae_runtime.timing import Difference, compared
 from numpy.typing import NDArray
 
 from edgeae.checkpoint import Checkpoint

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from edgeae_export.images import CALIBRATION_IMAGES, GOLDEN_IMAGES, HELD_OUT_IMAGES, MOST_BYTES
-from edgeae_runtime.array_files import find_array, is_array_file
-from edgeae_runtime.axes import as_batch, fits_any, fits_batch, guess_shape
+from edgeae_export.modules.images import CALIBRATION_IMAGES, GOLDEN_IMAGES, HELD_OUT_IMAGES, MOST_BYTES
+from edgeae_runtime.bundle.manifest import FITS, Preprocessing
 from edgeae_runtime.errors import InputError, shown
-from edgeae_runtime.images import arranged, fits_images
-from edgeae_runtime.manifest import FITS, Preprocessing
-from edgeae_runtime.pictures import (
+from edgeae_runtime.files.array_files import find_array, is_array_file
+from edgeae_runtime.files.axes import as_batch, fits_any, fits_batch, guess_shape
+from edgeae_runtime.files.images import arranged, fits_images
+from edgeae_runtime.files.pictures import (
     PICTURE_SUFFIXES,
     folder_in_words,
     pictures_of,

@@ -18,7 +18,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.files import remove_leftovers, temporary_folder, write_atomically
+from edgeae_runtime.files.writing import remove_leftovers, temporary_folder, write_atomically
 
 from edgeae.checkpoint import CHECKPOINT_FILE, FORMAT_VERSION, Checkpoint, Tensors
 from edgeae.documents import Document, FileRecord, read_document, record_of

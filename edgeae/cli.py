@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from edgeae_runtime import commands
-from edgeae_runtime.cli import version_line
+from edgeae_runtime.bundle.manifest import PARTS
+from edgeae_runtime.command import actions as commands
+from edgeae_runtime.command.cli import version_line
+from edgeae_runtime.command.exits import exit_status
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.exits import exit_status
-from edgeae_runtime.files import STANDARD_OUTPUT
-from edgeae_runtime.manifest import PARTS
+from edgeae_runtime.files.writing import STANDARD_OUTPUT
 from edgeae_runtime.terminal import command_line
 
 from edgeae import console
-from edgeae.own_model import chosen_range, half_arguments, numbers_or_none
+from edgeae.own_model.words import chosen_range, half_arguments, numbers_or_none
 
 if TYPE_CHECKING:
     from edgeae.data import ImageSet
@@ -89,7 +89,7 @@ def demo(
     from edgeae.data import holds_pictures
     from edgeae.demo import run_demo
     from edgeae.model import AutoencoderConfig
-    from edgeae.training import TrainingConfig
+    from edgeae.training.loop import TrainingConfig
 
     images = _load_or_sample(data)
     preset = "medium" if holds_pictures(data) else "small"
@@ -159,7 +159,7 @@ def train(
 ) -> None:
     """Train the autoencoder; every finished epoch is a checkpoint."""
     from edgeae.runs import Given, TerminatedError, prepare_run, stamp, stopped, terminated_as_interrupted
-    from edgeae.training import train as train_model
+    from edgeae.training.loop import train as train_model
 
     settings = {
         "epochs": epochs,
@@ -279,7 +279,7 @@ def export(
 ) -> None:
     """Export separate encoder and decoder graphs, checked against torch, as a bundle."""
     from edgeae.export import export_checkpoint, export_foreign
-    from edgeae.foreign import is_import_name
+    from edgeae.own_model.import_name import is_import_name
 
     options: dict[str, Any] = {
         "quantize": quantize,
@@ -356,7 +356,7 @@ def sign(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier signature.")] = False,
 ) -> None:
     """Sign every file of a bundle, so that others can check who made it: `verify --key` with your public key."""
-    from edgeae_runtime.signing import SIGNATURE_FILE
+    from edgeae_runtime.bundle.signing import SIGNATURE_FILE
 
     from edgeae.signing import password_of
     from edgeae.signing import sign as sign_bundle

@@ -1,4 +1,4 @@
-"""What the first image costs with torch, measured in a process of its own; see `edgeae_runtime.cold_start`."""
+"""What the first image costs with torch, measured in a process of its own; see `edgeae_runtime.measure.cold_start`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def main(start: int, checkpoint: str, part: str) -> None:
         output = module(torch.zeros(1, *shape))
         (output[0] if isinstance(output, tuple) else output).numpy()
 
-    from edgeae_runtime.cold_start import report
+    from edgeae_runtime.measure.cold_start import report
 
     report(start, imported, loaded)

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from edgeae_runtime.bench import AGAIN
-from edgeae_runtime.commands import check_lines, note_lines
+from edgeae_runtime.command.actions import check_lines, note_lines
 from edgeae_runtime.errors import shown
+from edgeae_runtime.measure.bench import AGAIN
 from edgeae_runtime.terminal import cut, name_of
 from rich.console import Console
 from rich.markup import escape
@@ -23,11 +23,11 @@ from edgeae.inspection import RewriteDecision, rewrite_decisions, versions
 
 if TYPE_CHECKING:  # these bring torch with them
     from edgeae_export import ExportReport
-    from edgeae_runtime.manifest import Manifest
+    from edgeae_runtime.bundle.manifest import Manifest
     from edgeae_runtime.parity import Check
 
     from edgeae.checkpoint import Checkpoint
-    from edgeae.training import TrainingProgress
+    from edgeae.training.loop import TrainingProgress
 
 _MOST_ROWS = 1000
 _WIDTH_WITHOUT_TERMINAL = 120  # logs and pipes: rich would break tables at 80

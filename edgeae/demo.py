@@ -12,9 +12,9 @@ import numpy as np
 from edgeae_export import ExportReport, export
 from edgeae_runtime import Autoencoder, verify
 from edgeae_runtime.arrays import Float32Array
-from edgeae_runtime.commands import require_parity, verify_document, write_json
+from edgeae_runtime.command.actions import require_parity, verify_document, write_json
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.images import write_output
+from edgeae_runtime.files.images import write_output
 from edgeae_runtime.parity import unit_scale
 from numpy.typing import NDArray
 
@@ -23,7 +23,7 @@ from edgeae.checkpoint import Checkpoint
 from edgeae.data import ImageSet, prepare
 from edgeae.model import AutoencoderConfig
 from edgeae.plots import plot_decoded_grid, plot_latent_plane, plot_loss, plot_reconstructions
-from edgeae.training import TrainingConfig, TrainingProgress, train
+from edgeae.training.loop import TrainingConfig, TrainingProgress, train
 
 PRECISIONS = {"float32": "none", "int8": "int8"}
 _SHOWN = 10  # pictures in a row: one of each class, then the next of each

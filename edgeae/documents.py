@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeae_runtime.errors import InputError, shown
-from edgeae_runtime.json_files import is_number, parse_json
-from edgeae_runtime.regular import read_regular
+from edgeae_runtime.files.documents import is_number, parse_json
+from edgeae_runtime.files.regular import read_regular
 from edgeae_runtime.terminal import name_of
 
 Document = dict[str, Any]  # one JSON object

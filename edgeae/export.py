@@ -11,14 +11,14 @@ from typing import Any, cast
 import numpy as np
 from edgeae_export import ExportReport
 from edgeae_export import export as export_model
-from edgeae_export.bundle import check_target
-from edgeae_export.images import HELD_OUT_IMAGES, choose_images
+from edgeae_export.bundle.writer import check_target
+from edgeae_export.graph.pixels import HALF_STEP
+from edgeae_export.modules.images import HELD_OUT_IMAGES, choose_images
 from edgeae_export.parity import Int8Limits, check_parity, make_reference
-from edgeae_export.pixels import HALF_STEP
 from edgeae_export.value_range import ValueRange
 from edgeae_runtime import Autoencoder
+from edgeae_runtime.bundle.manifest import PARTS
 from edgeae_runtime.errors import InputError, shown
-from edgeae_runtime.manifest import PARTS
 from edgeae_runtime.parity import Check, unit_scale
 from numpy.typing import NDArray
 
@@ -26,7 +26,7 @@ from edgeae.benchmark import bench_variants
 from edgeae.calibration import checkpoint_calibration, own_images
 from edgeae.checkpoint import Checkpoint, load_checkpoint
 from edgeae.data import PictureOptions, load_images, prepare
-from edgeae.foreign import build_foreign
+from edgeae.own_model.import_name import build_foreign
 
 
 def export_checkpoint(
@@ -101,7 +101,7 @@ def export_foreign(
     """Export a model of the user's own.
 
     Args:
-        name: `package.module:attribute`, see `edgeae.foreign.build_foreign`.
+        name: `package.module:attribute`, see `edgeae.own_model.import_name.build_foreign`.
         out: the bundle's folder.
         weights, weights_key, trust_pickle: as there.
         calibration: a folder of pictures, a .npy or .npz file, or a data set's name; a tenth of it is held out to

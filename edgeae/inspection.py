@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from edgeae_runtime.bundle.manifest import Manifest
 from edgeae_runtime.errors import BundleError
-from edgeae_runtime.json_files import figure
-from edgeae_runtime.manifest import Manifest
+from edgeae_runtime.files.documents import figure
 from edgeae_runtime.terminal import name_of
 
 _T = TypeVar("_T")

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from edgeae_runtime.arrays import Float32Array
-from edgeae_runtime.files import write_atomically
+from edgeae_runtime.files.writing import write_atomically
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+from edgeae_runtime.command.exits import interrupt_behind
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.exits import interrupt_behind
 
 from edgeae.checkpoint import CHECKPOINT_FILE, Checkpoint, has_checkpoint, load_checkpoint
 from edgeae.data import ImageSet, PictureOptions, holds_pictures, load_images
 from edgeae.model import AutoencoderConfig
-from edgeae.training_config import TrainingConfig
+from edgeae.training.config import TrainingConfig
 
 DEFAULT_DATA = "fashion-mnist"
 
@@ -50,7 +50,7 @@ def prepare_run(
 
     Raises:
         InputError: a checkpoint is there without leave to replace it, or the images cannot be had. What contradicts the
-            resumed run is refused by `edgeae.resume.previous_run`.
+            resumed run is refused by `edgeae.training.resume.previous_run`.
     """
     if has_checkpoint(out) and not resume and not overwrite:
         raise InputError(

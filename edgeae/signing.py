@@ -1,4 +1,4 @@
-"""Signing a bundle, so that others can tell who made it; `edgeae_runtime.signing` says what a signature covers."""
+"""Signing a bundle, so that others know its maker; `edgeae_runtime.bundle.signing` says what a signature covers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgeae_runtime import open_bundle
+from edgeae_runtime.bundle.signing import (
+    MAX_KEY_BYTES,
+    SIGNATURE_FILE,
+    check_files,
+    fingerprint_of,
+    library,
+    what_is_signed,
+)
 from edgeae_runtime.errors import InputError, shown
-from edgeae_runtime.files import write_atomically
-from edgeae_runtime.regular import read_regular
-from edgeae_runtime.signing import MAX_KEY_BYTES, SIGNATURE_FILE, check_files, fingerprint_of, library, what_is_signed
+from edgeae_runtime.files.regular import read_regular
+from edgeae_runtime.files.writing import write_atomically
 from edgeae_runtime.terminal import name_of
 
 PASSWORD = "EDGEAE_KEY_PASSWORD"

@@ -82,8 +82,8 @@ class Export:
         self.bundles = [one, {**one, "golden.npz": golden, "manifest.json": json.dumps(document).encode()}]
 
     def work(self) -> None:
-        from edgeae_export.bundle import check_target
-        from edgeae_export.swap import replace_folder
+        from edgeae_export.bundle.swap import replace_folder
+        from edgeae_export.bundle.writer import check_target
 
         check_target(self.out, overwrite=True)
         replace_folder(self.out, self.bundles[os.getpid() % 2])
@@ -145,7 +145,7 @@ class Tune:
         self.files = len(list(self.out.iterdir()))
 
     def work(self) -> None:
-        from edgeae_runtime import tuning
+        from edgeae_runtime.measure import tune as tuning
 
         class Quick:
             median_us = float(os.getpid())
@@ -154,7 +154,7 @@ class Tune:
         tuning.tune(self.out)
 
     def state(self) -> str:
-        from edgeae_runtime.tuning import read_tuning
+        from edgeae_runtime.measure.tune import read_tuning
 
         if set(read_tuning(self.out)) != {"encoder", "decoder"}:
             raise ValueError("tuning.json is neither the old one nor the new one")
@@ -265,7 +265,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=WORK, default=list(WORK))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    import edgeae_runtime.tuning  # noqa: F401
+    import edgeae_runtime.measure.tune  # noqa: F401
     import torch
 
     torch.set_num_threads(1)

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
 
 
 def cold_start(spec: dict[str, Any], part: str) -> dict[str, float]:
-    """Import, load and call once on zeros; see `edgeae_runtime.cold_start.measure`."""
+    """Import, load and call once on zeros; see `edgeae_runtime.measure.cold_start.measure`."""
     imported(spec["engine"])
     after_import = time.monotonic_ns()
     call = ENGINES[spec["engine"]].load(spec["files"][part], part, len(spec["cores"]))

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgeae_export.graph import Float32Array
+from edgeae_export.graph.running import Float32Array
 from edgeae_export.parity import in_large_batches, torch_runner
 from edgeae_export.pipeline import MAX_PSNR_DB
+from edgeae_runtime.measure.timing import Latency, interleave
 from edgeae_runtime.parity import mse, psnr
-from edgeae_runtime.timing import Latency, interleave
 
 from benchmarks.peers.models import PARTS
 from benchmarks.results_file import RESULTS, write_result

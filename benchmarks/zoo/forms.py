@@ -11,8 +11,8 @@ from pathlib import Path
 
 import edgeae_export
 import onnx
-from edgeae_export.executed import executed_layers
-from edgeae_export.graph import Float32Array, Run, runner
+from edgeae_export.graph.executed import executed_layers
+from edgeae_export.graph.running import Float32Array, Run, runner
 from edgeae_export.parity import in_large_batches
 from edgeae_export.pipeline import QUANTIZE
 from edgeae_runtime.errors import EdgeAEError

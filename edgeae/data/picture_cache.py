@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from edgeae_runtime.array_files import find_array
-from edgeae_runtime.decoding import Notices, load_picture, notices_in_words
+from edgeae_runtime.bundle.manifest import FITS
 from edgeae_runtime.errors import InputError, shown
-from edgeae_runtime.manifest import FITS
-from edgeae_runtime.pictures import skipped_in_words
-from edgeae_runtime.regular import open_regular
+from edgeae_runtime.files.array_files import find_array
+from edgeae_runtime.files.decoding import Notices, load_picture, notices_in_words
+from edgeae_runtime.files.pictures import skipped_in_words
+from edgeae_runtime.files.regular import open_regular
 from numpy.typing import NDArray
 
 from edgeae.data.images import Images, Labels

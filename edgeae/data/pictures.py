@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from edgeae_runtime.axes import as_batch, guess_shape
 from edgeae_runtime.errors import InputError, shown
-from edgeae_runtime.pictures import PICTURE_SUFFIXES, find_pictures
+from edgeae_runtime.files.axes import as_batch, guess_shape
+from edgeae_runtime.files.pictures import PICTURE_SUFFIXES, find_pictures
 from numpy.typing import NDArray
 
 from edgeae.data.images import Images, ImageSet

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 import onnx
 from edgeae_runtime.errors import InputError
 
-from edgeae_export.calibration import calibrate
-from edgeae_export.candidates import choose, exact_candidates
-from edgeae_export.fit import Fitted, fit
-from edgeae_export.graph import Float32Array
-from edgeae_export.placement import settled
-from edgeae_export.plans import FLOAT_PLANS, INT8_PLANS
-from edgeae_export.ranges import starting_ranges
+from edgeae_export.graph.running import Float32Array
+from edgeae_export.int8.as_executed import settled
+from edgeae_export.int8.calibration import calibrate
+from edgeae_export.int8.fitting import Fitted, fit
+from edgeae_export.int8.placement import Sites, find_sites
+from edgeae_export.int8.ranges import starting_ranges
 from edgeae_export.rewrites import Decision
-from edgeae_export.sites import Sites, find_sites
+from edgeae_export.rewrites.candidates import choose, exact_candidates
+from edgeae_export.rewrites.plans import FLOAT_PLANS, INT8_PLANS
 from edgeae_export.targets import Target
 
 _QUICK_INPUTS = 16

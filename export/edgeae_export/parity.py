@@ -19,8 +19,8 @@ import torch
 from edgeae_runtime.parity import BATCH_SIZES, Check, compare, mse, psnr
 from torch import nn
 
-from edgeae_export.graph import Float32Array, Run
-from edgeae_export.noise import TruerRuns
+from edgeae_export.graph.running import Float32Array, Run
+from edgeae_export.modules.noise import TruerRuns
 
 NOISE_FACTOR = 10.0
 """How many noise floors a float32 output may differ by: two implementations, each one floor from the truth on these

@@ -10,15 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 import torch
+from edgeae_runtime.bundle.manifest import PARTS, Manifest
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.manifest import PARTS, Manifest
 from edgeae_runtime.parity import BATCH_SIZES, Check, mse, psnr, require
 from numpy.typing import NDArray
 from torch import nn
 
-from edgeae_export.adapters import adapt, known_shape
-from edgeae_export.bundle import BundleContents, check_target, write_bundle
-from edgeae_export.calibration_set import remarks, without_glitches
+from edgeae_export.bundle.writer import BundleContents, check_target, write_bundle
 from edgeae_export.compiler import Compiled, compile_float32
 from edgeae_export.corners import (
     corner_checks,
@@ -28,13 +26,19 @@ from edgeae_export.corners import (
     output_runs,
     torch_corners,
 )
-from edgeae_export.dtypes import told_of_precisions
-from edgeae_export.graph import Float32Array, check_guarded, operator_counts, runner
-from edgeae_export.halves import Half
-from edgeae_export.images import choose_images
-from edgeae_export.int8 import MODES, Quantized, Request
-from edgeae_export.int8 import quantize_parts as compile_in_int8
+from edgeae_export.graph.pixels import HALF_STEP, PIXELS, emit_uint8
+from edgeae_export.graph.running import Float32Array, check_guarded, operator_counts, runner
+from edgeae_export.graph.simplify import SimplifyReport, simplify
+from edgeae_export.graph.trace import trace
+from edgeae_export.int8_parts import MODES, Quantized, Request
+from edgeae_export.int8_parts import quantize_parts as compile_in_int8
 from edgeae_export.max_drop import MaxDrop
+from edgeae_export.modules.adapter import adapt, known_shape
+from edgeae_export.modules.calibration_set import remarks, without_glitches
+from edgeae_export.modules.dtypes import told_of_precisions
+from edgeae_export.modules.images import choose_images
+from edgeae_export.modules.parts import Half
+from edgeae_export.modules.soundness import refuse_broken_outputs, refuse_broken_weights, refuse_neighbours
 from edgeae_export.parity import (
     COMMON_LIMITS,
     NOISE_FACTOR,
@@ -45,12 +49,8 @@ from edgeae_export.parity import (
     make_reference,
     reconstruction_rise,
 )
-from edgeae_export.pixels import HALF_STEP, PIXELS, emit_uint8
-from edgeae_export.plans import AS_IT_IS
-from edgeae_export.simplify import SimplifyReport, simplify
-from edgeae_export.soundness import refuse_broken_outputs, refuse_broken_weights, refuse_neighbours
+from edgeae_export.rewrites.plans import AS_IT_IS
 from edgeae_export.targets import choose_target
-from edgeae_export.trace import trace
 from edgeae_export.value_range import ValueRange
 from edgeae_export.verdict import Comparison, verdict
 
@@ -165,7 +165,7 @@ def export(
             their work stay in float until it holds.
         pixels: what the decoder gives, `"float32"` in [0, 1] or `"uint8"`.
         image_shape, encoder, decoder, outputs, encoder_arguments, decoder_arguments: see
-            `edgeae_export.adapters.adapt`.
+            `edgeae_export.modules.adapter.adapt`.
         value_range: what the model's own images look like, where that is not [0, 1]: the bundle's are.
         rewrites: False leaves the float32 graphs as torch and onnxsim make them, to compare with.
         overwrite: whether an existing bundle at `out` may be replaced.

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from edgeae_runtime.timing import BUSY, THREAD_CLOCK, Difference, difference, interleave
+from edgeae_runtime.measure.timing import BUSY, THREAD_CLOCK, Difference, difference, interleave
 
-from edgeae_export.graph import Float32Array, runner
+from edgeae_export.graph.running import Float32Array, runner
 
 
 @dataclass(frozen=True)

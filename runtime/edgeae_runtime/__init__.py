@@ -1,8 +1,9 @@
 """Run an autoencoder bundle with numpy and ONNX Runtime, and prove that it computes what the torch model did."""
 
-from edgeae_runtime import telemetry as telemetry  # first: before anything imports ONNX Runtime
 from edgeae_runtime.autoencoder import Autoencoder
-from edgeae_runtime.bundle import Bundle, open_bundle
+from edgeae_runtime.bundle.golden import Golden
+from edgeae_runtime.bundle.manifest import Manifest
+from edgeae_runtime.bundle.reader import Bundle, open_bundle
 from edgeae_runtime.errors import (
     BundleError,
     EdgeAEError,
@@ -12,11 +13,10 @@ from edgeae_runtime.errors import (
     ProviderError,
     TimeLimitError,
 )
-from edgeae_runtime.golden import Golden
-from edgeae_runtime.manifest import Manifest
 from edgeae_runtime.parity import Check
-from edgeae_runtime.providers import available_providers
-from edgeae_runtime.verify import verify
+from edgeae_runtime.sessions import telemetry as telemetry
+from edgeae_runtime.sessions.providers import available_providers
+from edgeae_runtime.verification import verify
 
 __all__ = [
     "Autoencoder",

@@ -2,14 +2,14 @@
 
 import sys
 
-from edgeae_runtime.exits import exit_status
+from edgeae_runtime.command.exits import exit_status
 
 
 def main() -> int:
     """Entry point; importing the libraries may fail or be interrupted as well."""
 
     def run() -> int:
-        from edgeae_runtime.cli import main
+        from edgeae_runtime.command.cli import main
 
         return main()
 

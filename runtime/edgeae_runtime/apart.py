@@ -119,7 +119,7 @@ def _check(entry: dict[str, Any]) -> Check:
 
 def answer() -> None:
     """The child: read a request, verify within its memory, write the checks or the error."""
-    from edgeae_runtime.verify import verify_here
+    from edgeae_runtime.verification import verify_here
 
     request = json.load(sys.stdin.buffer)
     words = os.dup(1)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeae_runtime.bundle.manifest import TensorSpec
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.manifest import TensorSpec
 
 Float32Array = NDArray[np.float32]
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from edgeae_runtime.arguments import names_of_parts, seconds_or_none, seed_of, whole_number
 from edgeae_runtime.arrays import Float32Array, as_array, as_latents, image_batch, latent_batch
-from edgeae_runtime.bundle import Bundle, open_bundle
+from edgeae_runtime.bundle.manifest import PARTS, Manifest, TensorSpec
+from edgeae_runtime.bundle.reader import Bundle, open_bundle
 from edgeae_runtime.errors import BundleError, InputError, IntegrityError, ProviderError
-from edgeae_runtime.forks import SESSIONS
-from edgeae_runtime.manifest import PARTS, Manifest, TensorSpec
+from edgeae_runtime.measure.tune import read_tuning
 from edgeae_runtime.part import LoadedPart, in_chunks
-from edgeae_runtime.providers import candidates, create_session
-from edgeae_runtime.time_limit import TimeLimit
-from edgeae_runtime.tuning import read_tuning
+from edgeae_runtime.sessions.forks import SESSIONS
+from edgeae_runtime.sessions.providers import candidates, create_session
+from edgeae_runtime.sessions.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,10 +11,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgeae_runtime.arrays import Float32Array, checked
+from edgeae_runtime.bundle.manifest import Part, TensorSpec
 from edgeae_runtime.errors import BundleError, EdgeAEError, InputError
-from edgeae_runtime.forks import keep_in_children
-from edgeae_runtime.manifest import Part, TensorSpec
-from edgeae_runtime.providers import assigned_nodes
+from edgeae_runtime.sessions.forks import keep_in_children
+from edgeae_runtime.sessions.providers import assigned_nodes
 
 CHUNK_BYTES = 1 << 20
 """Images per run of the graph are as many as fit in here: its activations take some fifty times as much, and beyond a

@@ -8,7 +8,7 @@ import edgeae_export
 import numpy as np
 import pytest
 import torch
-from edgeae_runtime.bench import Case
+from edgeae_runtime.measure.bench import Case
 
 from benchmarks.against_peers import Run
 from benchmarks.peers.models import EDGEAE, VARIANTS

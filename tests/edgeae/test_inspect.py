@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from edgeae_runtime import BundleError, EdgeAEError
-from edgeae_runtime.manifest import parse_manifest
+from edgeae_runtime.bundle.manifest import parse_manifest
 
 from edgeae import cli, console
 

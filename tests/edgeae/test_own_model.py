@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 from edgeae_runtime import Autoencoder, InputError, open_bundle
 
-from edgeae.foreign import build_foreign, is_import_name
-from edgeae.own_model import chosen_range, half_arguments
+from edgeae.own_model.import_name import build_foreign, is_import_name
+from edgeae.own_model.words import chosen_range, half_arguments
 
 MODULE = """
     import torch

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from edgeae_export import export
-from edgeae_runtime import Autoencoder, InputError, commands, open_bundle
-from edgeae_runtime.pictures import find_pictures, load_picture
+from edgeae_runtime import Autoencoder, InputError, open_bundle
+from edgeae_runtime.command import actions as commands
+from edgeae_runtime.files.pictures import find_pictures, load_picture
 from PIL import Image
 
 from edgeae import AutoencoderConfig, PictureOptions, TrainingConfig, load_checkpoint, load_images, train

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from edgeae_runtime import signing, verify
-from edgeae_runtime.cli import main
+from edgeae_runtime import verify
+from edgeae_runtime.bundle import signing
+from edgeae_runtime.bundle.signing import check_signature
+from edgeae_runtime.command.cli import main
 from edgeae_runtime.errors import BundleError, InputError, IntegrityError, SignatureError
-from edgeae_runtime.signing import check_signature
 
 from edgeae.signing import PASSWORD, sign
 
@@ -182,7 +183,7 @@ def test_links_and_devices_are_not_followed_into_trouble(signed, keys, tmp_path)
 
 def test_nothing_is_run_before_the_signature_is_good(signed, keys, monkeypatch, capsys):
     (signed / "README.md").write_text("changed")
-    monkeypatch.setattr("edgeae_runtime.commands.verify_bundle", lambda *_: pytest.fail("it was run"))
+    monkeypatch.setattr("edgeae_runtime.command.actions.verify_bundle", lambda *_: pytest.fail("it was run"))
     assert main(["verify", str(signed), "--key", str(keys[1])]) == 1
     assert "Traceback" not in capsys.readouterr().err
 

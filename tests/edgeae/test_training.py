@@ -19,8 +19,8 @@ from torch import nn
 
 from edgeae import Autoencoder, AutoencoderConfig, TrainingConfig, TrainingDivergedError, load_checkpoint, train
 from edgeae.data import prepare
-from edgeae.precision import bfloat16_keeps_the_loss, built_for_bfloat16
-from edgeae.training import learning_rate
+from edgeae.training.loop import learning_rate
+from edgeae.training.precision import bfloat16_keeps_the_loss, built_for_bfloat16
 
 PUBLISHED_LOSS = 0.2535  # after three epochs: Foster, chapter 3
 

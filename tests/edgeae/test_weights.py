@@ -12,7 +12,7 @@ import torch
 from edgeae_runtime import InputError
 from torch import nn
 
-from edgeae.weights import load_weights
+from edgeae.own_model.weights import load_weights
 
 
 class Net(nn.Module):

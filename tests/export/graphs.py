@@ -2,7 +2,7 @@
 
 import numpy as np
 import onnx
-from edgeae_export.graph import IR_VERSION, OPSET, runner
+from edgeae_export.graph.running import IR_VERSION, OPSET, runner
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from edgeae_export.adapters import adapt
+from edgeae_export.modules.adapter import adapt
 from edgeae_runtime import InputError
 from torch import nn
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from edgeae_export.calibration import BATCH, BINS, calibrate
-from edgeae_export.editor import multiply_adds
-from edgeae_export.ranges import (
+from edgeae_export.graph.layers import multiply_adds
+from edgeae_export.int8.calibration import BATCH, BINS, calibrate
+from edgeae_export.int8.placement import find_sites
+from edgeae_export.int8.ranges import (
     INPUTS_PER_GROUP,
     MAX_TRIALS,
     MAX_WORK,
@@ -15,7 +16,6 @@ from edgeae_export.ranges import (
     search_ranges,
     starting_ranges,
 )
-from edgeae_export.sites import find_sites
 from edgeae_export.targets import PRESETS
 from edgeae_runtime import InputError
 from hypothesis import given, settings

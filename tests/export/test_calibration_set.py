@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from edgeae_export import export
-from edgeae_export.calibration_set import glitches, remarks, without_glitches
-from edgeae_export.images import ExportImages, choose_images
+from edgeae_export.modules.calibration_set import glitches, remarks, without_glitches
+from edgeae_export.modules.images import ExportImages, choose_images
 from edgeae_runtime import Autoencoder, InputError
 from edgeae_runtime.parity import psnr
 from torch import nn

@@ -5,19 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from edgeae_export import candidates, holding, placement, plans
+from edgeae_export import holding
 from edgeae_export.compiler import FOR_QUALITY, Compiled, compile_float32, compile_int8, keep_in_float
-from edgeae_export.executed import dequantized_weights, executed_layers, optimized
-from edgeae_export.graph import runner
+from edgeae_export.graph.executed import dequantized_weights, executed_layers, optimized
+from edgeae_export.graph.running import runner
 from edgeae_export.holding import hold
-from edgeae_export.int8 import Request, reason_for_float
+from edgeae_export.int8 import as_executed as placement
+from edgeae_export.int8_parts import Request, reason_for_float
 from edgeae_export.max_drop import MaxDrop
 from edgeae_export.parity import Int8Limits
+from edgeae_export.rewrites import candidates, plans
 from edgeae_export.targets import NICKNAMES, PRESETS, TARGETS, choose_target
 from edgeae_export.verdict import Comparison, compare_with_float, verdict
 from edgeae_runtime import InputError
+from edgeae_runtime.measure.timing import BUSY, THREAD_CLOCK
 from edgeae_runtime.parity import Check, psnr
-from edgeae_runtime.timing import BUSY, THREAD_CLOCK
 
 from tests.export.graphs import graph, operators, weights
 from tests.export.test_fit import uneven_decoder

@@ -144,7 +144,7 @@ def nan_for_zeros(graph):
 
 @pytest.mark.parametrize("pixels", ["float32", "uint8"])
 def test_an_int8_graph_that_fails_on_a_corner_alone_is_refused(model, images, tmp_path, monkeypatch, pixels):
-    from edgeae_export import int8
+    from edgeae_export import int8_parts as int8
 
     right = int8.compile_int8
 

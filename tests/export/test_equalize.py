@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from edgeae_export.channel_classes import channel_classes
-from edgeae_export.editor import GraphEditor
-from edgeae_export.equalize import equalizable, equalize
-from edgeae_export.trace import trace
+from edgeae_export.graph.layers import GraphEditor
+from edgeae_export.graph.trace import trace
+from edgeae_export.int8.channel_classes import channel_classes
+from edgeae_export.int8.equalize import equalizable, equalize
 from torch import nn
 
 from tests.export.graphs import FOLDED_TOLERANCE, assert_equal, graph, weights

@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from edgeae_export import fit as fit_module
-from edgeae_export.bias_correction import _means, correct_biases
-from edgeae_export.calibration import activations, calibrate
-from edgeae_export.equalize import Equalizer, equalize
-from edgeae_export.fit import fit
-from edgeae_export.graph import runner
-from edgeae_export.plans import FOLDED, INT8_PLANS, fold, rewrite
-from edgeae_export.quantize import quantize
-from edgeae_export.ranges import output_error, starting_ranges
-from edgeae_export.rounding import round_weights
-from edgeae_export.sites import find_sites
+from edgeae_export.graph.running import runner
+from edgeae_export.int8 import fitting as fit_module
+from edgeae_export.int8.bias_correction import _means, correct_biases
+from edgeae_export.int8.calibration import activations, calibrate
+from edgeae_export.int8.equalize import Equalizer, equalize
+from edgeae_export.int8.fitting import fit
+from edgeae_export.int8.placement import find_sites
+from edgeae_export.int8.quantize import quantize
+from edgeae_export.int8.ranges import output_error, starting_ranges
+from edgeae_export.int8.rounding import round_weights
+from edgeae_export.rewrites.plans import FOLDED, INT8_PLANS, fold, rewrite
 from edgeae_export.targets import PRESETS
 from edgeae_runtime.parity import psnr
 from onnx import numpy_helper

@@ -2,11 +2,11 @@
 
 import onnx
 import pytest
-from edgeae_export.graph import OPSET, check_guarded, clean
+from edgeae_export.graph.running import OPSET, check_guarded, clean
 from edgeae_export.pipeline import export
 from edgeae_runtime import InputError
-from edgeae_runtime.graph_guard import check_graph
-from edgeae_runtime.operators import OPERATORS
+from edgeae_runtime.guard.graph_guard import check_graph
+from edgeae_runtime.guard.operators import OPERATORS
 from onnx import TensorProto, helper
 
 

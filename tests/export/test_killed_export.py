@@ -17,7 +17,8 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from conftest import SmallModel
 import numpy as np
-from edgeae_export import bundle as writer, pipeline
+from edgeae_export import pipeline
+from edgeae_export.bundle import writer as writer
 
 captured = {{}}
 def capture(contents, out, overwrite):

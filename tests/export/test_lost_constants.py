@@ -6,10 +6,10 @@ import onnxsim
 import pytest
 import torch
 from edgeae_export import export
-from edgeae_export.graph import runner
-from edgeae_export.lost_constants import delicate_constants, lost_constants
-from edgeae_export.simplify import simplify
-from edgeae_export.trace import trace
+from edgeae_export.graph.lost_constants import delicate_constants, lost_constants
+from edgeae_export.graph.running import runner
+from edgeae_export.graph.simplify import simplify
+from edgeae_export.graph.trace import trace
 from edgeae_runtime import Autoencoder, verify
 from torch import nn
 

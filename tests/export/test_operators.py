@@ -4,11 +4,11 @@ import numpy as np
 import onnx
 import onnx.backend.test.case.node
 import pytest
-from edgeae_export.graph import OPSET, clean
-from edgeae_runtime.graph_guard import _Walk
-from edgeae_runtime.onnx_reader import DTYPES, NotReadableError, Tensor, read_graph
-from edgeae_runtime.operators import KINDS, MAX_OPSET, MIN_OPSET, OPERATORS
-from edgeae_runtime.shapes import MANY
+from edgeae_export.graph.running import OPSET, clean
+from edgeae_runtime.guard.graph_guard import _Walk
+from edgeae_runtime.guard.onnx_reader import DTYPES, NotReadableError, Tensor, read_graph
+from edgeae_runtime.guard.operators import KINDS, MAX_OPSET, MIN_OPSET, OPERATORS
+from edgeae_runtime.guard.shapes import MANY
 from onnx import numpy_helper
 
 NOT_HERE = (  # forms that torch's exporter does not write, so that the guard does not let them pass

@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from edgeae_export import export, int8, pipeline
+from edgeae_export import export, pipeline
+from edgeae_export import int8_parts as int8
 from edgeae_export.parity import Int8Limits
 from edgeae_export.verdict import Comparison
 from edgeae_runtime import Autoencoder, InputError, ParityError, open_bundle, verify

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from edgeae_export import sites as sites_module
-from edgeae_export.calibration import calibrate
-from edgeae_export.executed import dequantized_weights, executed_layers, optimized
-from edgeae_export.graph import runner
-from edgeae_export.placement import settled
-from edgeae_export.plans import fold
-from edgeae_export.ranges import starting_ranges
-from edgeae_export.sites import find_sites
+from edgeae_export.graph.executed import dequantized_weights, executed_layers, optimized
+from edgeae_export.graph.running import runner
+from edgeae_export.int8 import placement as sites_module
+from edgeae_export.int8.as_executed import settled
+from edgeae_export.int8.calibration import calibrate
+from edgeae_export.int8.placement import find_sites
+from edgeae_export.int8.ranges import starting_ranges
+from edgeae_export.rewrites.plans import fold
 from edgeae_export.targets import PRESETS
 from edgeae_runtime.parity import psnr
 

@@ -3,15 +3,14 @@
 import numpy as np
 import onnx
 import pytest
-from edgeae_export import equalize as equalize_module
-from edgeae_export import plans
-from edgeae_export.candidates import exact_candidates
-from edgeae_export.editor import GraphEditor
-from edgeae_export.equalize import equalizable, equalize
-from edgeae_export.graph import runner
-from edgeae_export.plans import FOLDED, INT8_PLANS, fold
-from edgeae_export.probe import CHECKED, Probe, observed_corners, picture_corners
-from edgeae_export.rewrites import channels_last, fold_affine
+from edgeae_export.graph.layers import GraphEditor
+from edgeae_export.graph.probe import CHECKED, Probe, observed_corners, picture_corners
+from edgeae_export.graph.running import runner
+from edgeae_export.int8 import equalize as equalize_module
+from edgeae_export.int8.equalize import equalizable, equalize
+from edgeae_export.rewrites import channels_last, fold_affine, plans
+from edgeae_export.rewrites.candidates import exact_candidates
+from edgeae_export.rewrites.plans import FOLDED, INT8_PLANS, fold
 
 from tests.export.graphs import graph, operators, weights
 from tests.export.test_fit import uneven_decoder

@@ -3,13 +3,13 @@
 import numpy as np
 import onnx
 import pytest
-from edgeae_export.calibration import calibrate
-from edgeae_export.executed import executed_layers, optimized
-from edgeae_export.graph import runner
-from edgeae_export.quantize import ActivationScale, quantize, quantize_weight
-from edgeae_export.ranges import starting_ranges
-from edgeae_export.sites import find_sites
-from edgeae_export.storage import store_in_half
+from edgeae_export.graph.executed import executed_layers, optimized
+from edgeae_export.graph.running import runner
+from edgeae_export.int8.calibration import calibrate
+from edgeae_export.int8.float16_weights import store_in_half
+from edgeae_export.int8.placement import find_sites
+from edgeae_export.int8.quantize import ActivationScale, quantize, quantize_weight
+from edgeae_export.int8.ranges import starting_ranges
 from edgeae_export.targets import PRESETS
 from edgeae_runtime.parity import psnr
 from hypothesis import given, settings

@@ -1,14 +1,14 @@
 """Residual sums in int8 graphs: floats where they are cheap, and ranges without what a rectified sum loses anyway."""
 
 import numpy as np
-from edgeae_export import residual_sums
-from edgeae_export.calibration import calibrate
-from edgeae_export.editor import GraphEditor
-from edgeae_export.executed import optimized
-from edgeae_export.graph import runner
-from edgeae_export.quantize import quantize
-from edgeae_export.ranges import starting_ranges
-from edgeae_export.sites import find_sites
+from edgeae_export.graph.executed import optimized
+from edgeae_export.graph.layers import GraphEditor
+from edgeae_export.graph.running import runner
+from edgeae_export.int8 import residual_sums
+from edgeae_export.int8.calibration import calibrate
+from edgeae_export.int8.placement import find_sites
+from edgeae_export.int8.quantize import quantize
+from edgeae_export.int8.ranges import starting_ranges
 from edgeae_export.targets import PRESETS
 from edgeae_runtime.parity import psnr
 

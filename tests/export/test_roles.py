@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from edgeae_export.adapters import adapt
-from edgeae_export.names import meanings
+from edgeae_export.modules.adapter import adapt
+from edgeae_export.modules.names import meanings
 from edgeae_runtime import InputError
 from torch import Tensor, nn
 

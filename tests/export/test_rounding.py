@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from edgeae_export.graph import runner
-from edgeae_export.quantize import quantize_weight
-from edgeae_export.rounding import round_weights
-from edgeae_export.sites import Sites
+from edgeae_export.graph.running import runner
+from edgeae_export.int8.placement import Sites
+from edgeae_export.int8.quantize import quantize_weight
+from edgeae_export.int8.rounding import round_weights
 from edgeae_export.targets import PRESETS
 from edgeae_runtime.parity import mse
 from onnx import numpy_helper
@@ -81,5 +81,5 @@ def test_inputs_of_zeros_leave_the_nearest_steps():
 
 
 def test_wide_weights_are_cut(monkeypatch):
-    monkeypatch.setattr("edgeae_export.rounding.MOST_COLUMNS", 32)
+    monkeypatch.setattr("edgeae_export.int8.rounding.MOST_COLUMNS", 32)
     test_the_layer_is_nearer_than_with_the_nearest_steps("gemm", "x86-vnni")

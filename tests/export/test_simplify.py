@@ -5,9 +5,9 @@ import onnx
 import onnxsim
 import pytest
 import torch
-from edgeae_export.graph import clean, runner
-from edgeae_export.simplify import simplify
-from edgeae_export.trace import trace
+from edgeae_export.graph.running import clean, runner
+from edgeae_export.graph.simplify import simplify
+from edgeae_export.graph.trace import trace
 from torch import nn
 
 from tests.export.graphs import graph

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from edgeae_export import export
-from edgeae_export.soundness import refuse_broken_outputs, refuse_broken_weights
+from edgeae_export.modules.soundness import refuse_broken_outputs, refuse_broken_weights
 from edgeae_runtime import InputError, verify
 from torch import nn
 

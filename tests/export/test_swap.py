@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeae_export import swap
-from edgeae_export.bundle import check_target
+from edgeae_export.bundle import swap
+from edgeae_export.bundle.writer import check_target
 from edgeae_runtime import verify
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.files import temporary_folder
+from edgeae_runtime.files.writing import temporary_folder
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bundle"
 OURS = ["README.md", "decoder.onnx", "encoder.onnx", "golden.npz", "manifest.json"]
@@ -263,7 +263,8 @@ def test_a_mount_point_gets_the_files(target, tmp_path, bind):
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from edgeae_export import bundle, swap
+from edgeae_export.bundle import writer as bundle
+from edgeae_export.bundle import swap
 sys.path.insert(0, {tests!r})
 import test_swap
 os.setgid(65534); os.setuid(65534)

@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from edgeae_export.graph import IR_VERSION, OPSET, runner
-from edgeae_export.trace import trace
+from edgeae_export.graph.running import IR_VERSION, OPSET, runner
+from edgeae_export.graph.trace import trace
 from edgeae_runtime import InputError
 from torch import nn
 
@@ -60,7 +60,7 @@ def test_the_module_is_left_as_it_was(model):
 
 
 def test_external_data_and_custom_operators_are_refused(model):
-    from edgeae_export.graph import check_self_contained
+    from edgeae_export.graph.running import check_self_contained
 
     graph = trace(model.encoder, torch.zeros(2, 1, 16, 16), "image", ["latent"])
     custom = onnx.ModelProto()

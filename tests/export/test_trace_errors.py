@@ -3,8 +3,8 @@
 import pytest
 import torch
 from edgeae_export import export
-from edgeae_export.graph import runner
-from edgeae_export.trace import trace
+from edgeae_export.graph.running import runner
+from edgeae_export.graph.trace import trace
 from edgeae_runtime import InputError
 from torch import nn
 

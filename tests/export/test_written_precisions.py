@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from edgeae_export import export
-from edgeae_export.adapters import adapt
-from edgeae_export.graph import runner
-from edgeae_export.noise import TruerRuns
+from edgeae_export.graph.running import runner
+from edgeae_export.graph.trace import trace
+from edgeae_export.modules.adapter import adapt
+from edgeae_export.modules.noise import TruerRuns
 from edgeae_export.parity import NOISE_FACTOR, make_reference
-from edgeae_export.trace import trace
 from edgeae_runtime import InputError
 from torch import nn
 

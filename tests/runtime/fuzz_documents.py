@@ -25,8 +25,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgeae_runtime.cli import main as runtime_main
-from edgeae_runtime.manifest import MANIFEST_FILE
+from edgeae_runtime.bundle.manifest import MANIFEST_FILE
+from edgeae_runtime.command.cli import main as runtime_main
 from edgeae_runtime.terminal import MAX_PARAGRAPH
 from fuzz import BUNDLES, VALUES, mutate_bytes
 from fuzz_workers import watch
@@ -152,7 +152,7 @@ def inspect_case(folder: Path, rng: random.Random) -> str:
     except ImportError:
         return "not installed"
     from edgeae_runtime import open_bundle
-    from edgeae_runtime.exits import exit_status
+    from edgeae_runtime.command.exits import exit_status
 
     example = BUNDLES.parent.parent.parent / "examples" / "bundle" / MANIFEST_FILE
     source = rng.choice([example, BUNDLES / "float32" / MANIFEST_FILE, BUNDLES / "int8" / MANIFEST_FILE])
@@ -168,8 +168,8 @@ def signature_case(folder: Path, rng: random.Random) -> str:
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError:
         return "not installed"
+    from edgeae_runtime.bundle.signing import SIGNATURE_FILE, check_signature, what_is_signed
     from edgeae_runtime.errors import SignatureError
-    from edgeae_runtime.signing import SIGNATURE_FILE, check_signature, what_is_signed
 
     bundle, private, public = folder / "bundle", folder / "private.pem", folder / "publisher.pub"
     shutil.copytree(BUNDLES / "float32", bundle)

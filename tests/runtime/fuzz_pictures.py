@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 from edgeae_runtime import EdgeAEError
-from edgeae_runtime.array_files import read_array
-from edgeae_runtime.axes import fits_any
-from edgeae_runtime.pictures import PICTURE_SUFFIXES, load_picture, survey
+from edgeae_runtime.files.array_files import read_array
+from edgeae_runtime.files.axes import fits_any
+from edgeae_runtime.files.pictures import PICTURE_SUFFIXES, load_picture, survey
 from PIL import Image
 
 HANG_SECONDS = 2.0

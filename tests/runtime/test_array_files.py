@@ -7,9 +7,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from edgeae_runtime import Autoencoder, InputError, commands
-from edgeae_runtime.array_files import find_array, is_array_file, read_array
-from edgeae_runtime.axes import as_batch, fits_any, fits_batch, guess_shape
+from edgeae_runtime import Autoencoder, InputError
+from edgeae_runtime.command import actions as commands
+from edgeae_runtime.files.array_files import find_array, is_array_file, read_array
+from edgeae_runtime.files.axes import as_batch, fits_any, fits_batch, guess_shape
 
 
 def numbered(*shape):
@@ -253,7 +254,7 @@ def test_the_header_is_read_before_anything_is_taken(tmp_path, monkeypatch):
 
 
 def test_arrays_that_would_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("edgeae_runtime.array_files.MAX_UNPACKED", 1 << 16)
+    monkeypatch.setattr("edgeae_runtime.files.array_files.MAX_UNPACKED", 1 << 16)
     np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((1000, 1, 28, 28), np.uint8))
     with pytest.raises(InputError, match=r"bomb\.npz:x would unpack .* to 784,000.*numpy\.savez"):
         read_array(tmp_path / "bomb.npz")

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 from edgeae_runtime import Autoencoder, BundleError, IntegrityError, open_bundle, verify
-from edgeae_runtime.manifest import parse_manifest
+from edgeae_runtime.bundle.manifest import parse_manifest
 
 
 def test_a_whole_bundle_opens(bundle):

@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-from edgeae_runtime import commands
-from edgeae_runtime.cli import main
-from edgeae_runtime.doctor import Finding
+from edgeae_runtime.command import actions as commands
+from edgeae_runtime.command.cli import main
+from edgeae_runtime.command.doctor import Finding
 
 
 def run(*arguments, limit_bytes=None):

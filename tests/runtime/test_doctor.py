@@ -4,7 +4,9 @@ import importlib.metadata
 import platform
 
 import pytest
-from edgeae_runtime import doctor, machine, providers
+from edgeae_runtime import machine
+from edgeae_runtime.command import doctor
+from edgeae_runtime.sessions import providers
 
 
 def test_this_machine_is_healthy():

@@ -8,11 +8,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from edgeae_runtime import InputError, commands
-from edgeae_runtime.cli import main
-from edgeae_runtime.comparison import compare_files, read_report
-from edgeae_runtime.json_files import finite
-from edgeae_runtime.regular import read_regular
+from edgeae_runtime import InputError
+from edgeae_runtime.command import actions as commands
+from edgeae_runtime.command.cli import main
+from edgeae_runtime.files.documents import finite
+from edgeae_runtime.files.regular import read_regular
+from edgeae_runtime.measure.comparison import compare_files, read_report
 
 ROW = {
     "variant": "bundle", "part": "decoder", "batch": 1, "threads": 1,

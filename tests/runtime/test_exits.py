@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from edgeae_runtime import BundleError, IntegrityError, ParityError, commands
+from edgeae_runtime import BundleError, IntegrityError, ParityError
 from edgeae_runtime import __main__ as program
-from edgeae_runtime.cli import main
-from edgeae_runtime.exits import exit_status
+from edgeae_runtime.command import actions as commands
+from edgeae_runtime.command.cli import main
+from edgeae_runtime.command.exits import exit_status
 from edgeae_runtime.terminal import MAX_PARAGRAPH, cut, name_of
 
 ENCODINGS = ("cp1252", "ascii", "utf-16", "cp037", "latin-1", "utf-8")
@@ -99,7 +100,7 @@ def test_an_interrupt_inside_an_exec_still_gives_its_status(tmp_path):
     """CPython ends such a process by the signal, though it was caught: -2 in place of 130."""
     (tmp_path / "interrupted.py").write_text(
         "import sys\n"
-        "from edgeae_runtime.exits import exit_status\n"
+        "from edgeae_runtime.command.exits import exit_status\n"
         "sys.exit(exit_status(lambda: exec('raise KeyboardInterrupt')))\n"
     )
     done = subprocess.run(
@@ -109,7 +110,7 @@ def test_an_interrupt_inside_an_exec_still_gives_its_status(tmp_path):
 
 
 def test_a_library_that_is_missing_is_told(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "edgeae_runtime.cli", None)
+    monkeypatch.setitem(sys.modules, "edgeae_runtime.command.cli", None)
     assert program.main() == 2
     assert "pip install" in capsys.readouterr().err
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeae_runtime.files import remove_leftovers, temporary_folder, write_atomically
-from edgeae_runtime.images import write_output
+from edgeae_runtime.files.images import write_output
+from edgeae_runtime.files.writing import remove_leftovers, temporary_folder, write_atomically
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files")
 CONTENT = b"0123456789" * 100
@@ -89,7 +89,7 @@ def test_a_device_is_written_to(tmp_path):
 
 WRITER = """
 import sys
-from edgeae_runtime.files import write_atomically
+from edgeae_runtime.files.writing import write_atomically
 print("before")
 write_atomically(sys.argv[1], lambda file: file.write(b"bytes"))
 print("after")
@@ -119,7 +119,7 @@ def test_standard_output_takes_the_bytes_in_order(tmp_path, path, kind):
 def test_a_reader_that_has_gone_is_a_broken_pipe():
     code = (
         "import os, sys\n"
-        "from edgeae_runtime.files import write_atomically\n"
+        "from edgeae_runtime.files.writing import write_atomically\n"
         "r, w = os.pipe(); os.dup2(w, 1); os.close(r); os.close(w)\n"
         "try: write_atomically('-', lambda file: file.write(b'x'))\n"
         "except BrokenPipeError: os._exit(7)\n"
@@ -191,7 +191,7 @@ def test_numpy_says_why_the_disk_did_not_take_an_array(tmp_path):
     """Past a plain file's buffer numpy writes by itself, and tells only how many items it wrote."""
     code = (
         "import resource, sys, numpy as np\n"
-        "from edgeae_runtime.images import write_output\n"
+        "from edgeae_runtime.files.images import write_output\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: write_output(sys.argv[1], np.zeros((100, 10_000), np.float32), images=False)\n"
         "except OSError as error: print(error.errno, error.filename)\n"
@@ -204,7 +204,7 @@ def test_numpy_says_why_the_disk_did_not_take_an_array(tmp_path):
 SLEEPER = """
 import sys, time
 from pathlib import Path
-from edgeae_runtime.files import temporary_folder, write_atomically
+from edgeae_runtime.files.writing import temporary_folder, write_atomically
 def wait(file):
     print("writing", flush=True)
     time.sleep(60)
@@ -283,7 +283,8 @@ def test_a_file_that_is_mounted_by_itself_is_written(tmp_path):
 @posix
 def test_tune_does_not_follow_a_link_that_came_with_the_bundle(broken, tmp_path, monkeypatch):
     """`--json` follows the user's own links; a bundle's `tuning.json` is a stranger's."""
-    from edgeae_runtime import timing, tuning
+    from edgeae_runtime.measure import timing
+    from edgeae_runtime.measure import tune as tuning
 
     (tmp_path / "precious").write_bytes(b"mine")
     (broken / "tuning.json").symlink_to(tmp_path / "precious")

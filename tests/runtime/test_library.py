@@ -25,7 +25,7 @@ from edgeae_runtime import (
     providers,
     tuning,
 )
-from edgeae_runtime.cold_start import process
+from edgeae_runtime.measure.cold_start import process
 
 SAME = 1e-6  # another batch size sums in another order: a few roundings of values near one
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -478,7 +478,9 @@ def in_a_home(code, tmp_path, **environment):
     return [path for path in tmp_path.rglob("*") if path.is_file() and "onnxruntime" in str(path)]
 
 
-@pytest.mark.parametrize("module", ["edgeae_runtime", "edgeae_runtime.providers", "edgeae_runtime.cli"])
+@pytest.mark.parametrize(
+    "module", ["edgeae_runtime", "edgeae_runtime.sessions.providers", "edgeae_runtime.command.cli"]
+)
 def test_nothing_is_written_for_telemetry(bundle, tmp_path, module):
     code = f"import {module}, edgeae_runtime as r\nr.Autoencoder.load({str(bundle)!r}).sample(1)"
     assert in_a_home(code, tmp_path) == []
@@ -492,7 +494,7 @@ def test_the_user_decides_on_telemetry(tmp_path):
 def test_measuring_a_start_runs_nothing_of_the_current_folder(tmp_path):
     for name in ("edgeae_runtime", "numpy", "json"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit(3)\n")
-    command = process("edgeae_runtime.cold_start")
+    command = process("edgeae_runtime.measure.cold_start")
     subprocess.run(command, cwd=tmp_path, check=False, capture_output=True)
     assert not (tmp_path / "ran").exists()
 

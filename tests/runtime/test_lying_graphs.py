@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from edgeae_runtime import BundleError, open_bundle
 from edgeae_runtime.part import LoadedPart
-from edgeae_runtime.providers import create_session
+from edgeae_runtime.sessions.providers import create_session
 
 onnx = pytest.importorskip("onnx")
 

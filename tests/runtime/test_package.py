@@ -8,8 +8,8 @@ import sys
 import edgeae_runtime
 import numpy as np
 import pytest
-from edgeae_runtime.cold_start import bundle_command, measure
-from edgeae_runtime.images import contact_sheet
+from edgeae_runtime.files.images import contact_sheet
+from edgeae_runtime.measure.cold_start import bundle_command, measure
 
 HEAVY = ("torch", "onnx", "typer", "rich", "PIL", "matplotlib", "edgeae", "edgeae_export")
 MAX_IMPORT = 0.5  # of the CPU time that importing numpy and onnxruntime takes; measured: 0.12, 0.30 without .pyc files
@@ -30,7 +30,7 @@ def test_public_names():
 
 def test_running_a_bundle_imports_nothing_heavy(bundle):
     code = (
-        "import sys, edgeae_runtime, edgeae_runtime.cli\n"
+        "import sys, edgeae_runtime, edgeae_runtime.command.cli\n"
         f"ae = edgeae_runtime.Autoencoder.load({str(bundle)!r}); ae.sample(2, seed=0); "
         f"edgeae_runtime.verify({str(bundle)!r})\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from edgeae_runtime import Autoencoder, BundleError, IntegrityError, verify
 from edgeae_runtime.errors import TimeLimitError
-from edgeae_runtime.graph_guard import check_graph
-from edgeae_runtime.onnx_reader import MAX_NODES
-from edgeae_runtime.operators import MAX_OPSET
-from edgeae_runtime.providers import create_session
+from edgeae_runtime.guard.graph_guard import check_graph
+from edgeae_runtime.guard.onnx_reader import MAX_NODES
+from edgeae_runtime.guard.operators import MAX_OPSET
+from edgeae_runtime.sessions.providers import create_session
 
 FLOAT, INT8, INT64 = 1, 3, 7
 

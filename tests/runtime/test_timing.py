@@ -11,9 +11,9 @@ import time
 
 import numpy as np
 import pytest
-from edgeae_runtime import endurance
-from edgeae_runtime.endurance import WINDOWS, endure, idle_cpu
-from edgeae_runtime.timing import (
+from edgeae_runtime.measure import endurance
+from edgeae_runtime.measure.endurance import WINDOWS, endure, idle_cpu
+from edgeae_runtime.measure.timing import (
     BUSY,
     MAX_ROUNDS,
     MIN_ROUNDS,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from edgeae_export import export
-from edgeae_export.executed import executed_layers
-from edgeae_export.graph import runner
+from edgeae_export.graph.executed import executed_layers
+from edgeae_export.graph.running import runner
 from edgeae_export.parity import in_large_batches, torch_runner
 from edgeae_runtime import verify
 from edgeae_runtime.parity import mse, psnr

@@ -7,11 +7,11 @@ from edgeae_export.rewrites.channels_last import channels_last
 from edgeae_export.rewrites.col2im import split_col2im
 from edgeae_export.rewrites.decision import Decision
 from edgeae_export.rewrites.few_inputs import pad_inputs
-from edgeae_export.rewrites.heads import merge_heads
 from edgeae_export.rewrites.matmul_bias import join_bias
 from edgeae_export.rewrites.one_position import to_gemm
 from edgeae_export.rewrites.phase_split import split_phases
 from edgeae_export.rewrites.resize_phases import resize_to_phases
+from edgeae_export.rewrites.sibling_gemms import merge_heads
 from edgeae_export.rewrites.subpixel import subpixel
 from edgeae_export.rewrites.wide_outputs import widen_outputs
 

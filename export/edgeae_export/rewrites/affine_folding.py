@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from onnx import NodeProto
 
-from edgeae_export.editor import UNARY_ACTIVATIONS, Array, GraphEditor
+from edgeae_export.graph.layers import UNARY_ACTIVATIONS, Array, GraphEditor
 from edgeae_export.rewrites.decision import Decision
-from edgeae_export.rewrites.heads import gemm_weights
+from edgeae_export.rewrites.sibling_gemms import gemm_weights
 from edgeae_export.rewrites.window import Window
 
 RULE = "affine_folding"

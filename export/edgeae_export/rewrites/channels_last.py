@@ -23,10 +23,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-from edgeae_export.editor import UNARY_ACTIVATIONS, GraphEditor, attribute
+from edgeae_export.graph.layers import UNARY_ACTIVATIONS, GraphEditor, attribute
 from edgeae_export.rewrites.decision import Decision
-from edgeae_export.rewrites.heads import gemm_weights
 from edgeae_export.rewrites.resize_phases import nearest_factors
+from edgeae_export.rewrites.sibling_gemms import gemm_weights
 
 RULE = "channels_last"
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)

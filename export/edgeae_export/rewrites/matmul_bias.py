@@ -12,7 +12,7 @@ from __future__ import annotations
 import onnx
 from onnx import NodeProto
 
-from edgeae_export.editor import GraphEditor
+from edgeae_export.graph.layers import GraphEditor
 from edgeae_export.rewrites.decision import Decision
 
 RULE = "matmul_bias"

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-from edgeae_export.editor import UNARY_ACTIVATIONS, GraphEditor
+from edgeae_export.graph.layers import UNARY_ACTIVATIONS, GraphEditor
 from edgeae_export.rewrites.decision import Decision
 from edgeae_export.rewrites.window import Window
 

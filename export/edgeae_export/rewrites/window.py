@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from edgeae_export.editor import GraphEditor, attribute
+from edgeae_export.graph.layers import GraphEditor, attribute
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from edgeae_export.int8.placement import find_sites
 from edgeae_export.rewrites import few_inputs, pad_inputs
-from edgeae_export.sites import find_sites
 
 from tests.export.graphs import assert_equal, graph, operators, weights
 

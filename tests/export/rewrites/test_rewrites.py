@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from edgeae_export.plans import mergeable
 from edgeae_export.rewrites import (
     channels_last,
     fold_affine,
@@ -17,6 +16,7 @@ from edgeae_export.rewrites import (
     to_gemm,
 )
 from edgeae_export.rewrites.phase_split import trim
+from edgeae_export.rewrites.plans import mergeable
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 

@@ -1,0 +1,1 @@
+"""Writing a bundle, and taking another's place; for the pipeline."""

@@ -1,0 +1,249 @@
+"""What a bundle holds, and whose place it may take."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edgeae_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, parse_manifest
+from edgeae_runtime.bundle.reader import open_bundle
+from edgeae_runtime.errors import BundleError, InputError, shown
+from edgeae_runtime.parity import Check
+from onnx import TensorProto, ValueInfoProto
+
+from edgeae_export.bundle.model_card import model_card
+from edgeae_export.bundle.swap import check_writable, put_back, replace_folder
+from edgeae_export.compiler import Compiled
+from edgeae_export.corners import GoldenCorners
+from edgeae_export.graph.executed import executed_layers
+from edgeae_export.graph.running import check_guarded, operator_counts, parameter_count
+from edgeae_export.int8.fitting import Fitted
+from edgeae_export.modules.images import GOLDEN_IMAGES
+from edgeae_export.parity import COMMON_LIMITS, Int8Limits, Reference, limit_on_few
+from edgeae_export.targets import Target
+
+_TOOLS = ("edgeae", "edgeae-runtime", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
+_BESIDE = ("README.md", "tuning.json", "variants", "model.sig", ".DS_Store", "Thumbs.db", "desktop.ini")
+"""What else lies in a bundle's folder: written by `export`, `tune` and `sign`, or by a file manager."""
+
+
+@dataclass(frozen=True)
+class BundleContents:
+    """What goes into a bundle."""
+
+    parts: Mapping[str, Compiled]
+    reference: Reference
+    checks: list[Check]
+    quality: Mapping[str, float]
+    target: Target
+    calibration_images: int
+    preprocessing: Mapping[str, object]
+    prior: str | None
+    """`"normal"` where latents are drawn from N(0, 1), else None."""
+    bounded: bool
+    """Whether images lie in [0, 1]; otherwise their values may be any finite numbers."""
+    real_images: bool
+    rounding: float
+    """Most that the decoder's own rounding of its pixels changes them."""
+    golden_corners: GoldenCorners | None = None
+    """What travels with the bundle beside real images."""
+    limits: Int8Limits = COMMON_LIMITS
+    """What int8 was allowed to cost."""
+
+
+def check_target(out: str | Path, *, overwrite: bool) -> None:
+    """Refuse a target that must not or cannot be replaced, before any work is done.
+
+    A bundle that an export left under a hidden name when it was killed is put back first.
+
+    Raises:
+        InputError: it is a file, a folder that is not a bundle or holds other files, a bundle without leave to
+            overwrite it, or it cannot be written.
+    """
+    target = Path(out)
+    put_back(target)
+    if target.exists():
+        if not target.is_dir():
+            raise InputError(f"{target} is a file, expected a folder for the bundle. Choose another --out.")
+        if any(target.iterdir()):
+            _check_is_ours(target)
+            if not overwrite:
+                raise InputError(
+                    f"There is a bundle at {target} already. Choose another --out, or replace it: --overwrite."
+                )
+    check_writable(target)
+
+
+def _check_is_ours(target: Path) -> None:
+    """Refuse a folder of which anything would be lost but a bundle."""
+    alone = "so it is left alone. Choose another --out."
+    if not (target / MANIFEST_FILE).is_file():
+        raise InputError(f"The folder {target} is not empty and is not a bundle, {alone}")
+    try:
+        manifest = open_bundle(target).manifest
+    except BundleError as error:
+        raise InputError(f"The folder {target} is not a bundle, {alone} Its {MANIFEST_FILE}: {error}") from error
+    records = (manifest.golden, *(part.record for part in manifest.parts.values()))
+    ours = {MANIFEST_FILE, *_BESIDE, *(record.file for record in records)}
+    strangers = sorted(
+        path.name
+        for path in target.iterdir()
+        if (path.name not in ours and path.suffix != ".sig") or path.is_dir() != (path.name == "variants")
+    )
+    if strangers:
+        named = ", ".join(shown(name) for name in strangers[:5]) + (", …" if len(strangers) > 5 else "")
+        raise InputError(f"The folder {target} holds what is not a bundle's ({named}), {alone}")
+
+
+def write_bundle(contents: BundleContents, out: str | Path, *, overwrite: bool) -> Manifest:
+    """Write the folder and return the manifest that a runtime will read.
+
+    Raises:
+        InputError: the target must not be replaced.
+        OSError: the folder cannot be written; the target is as it was.
+    """
+    check_target(out, overwrite=overwrite)
+    files = {f"{name}.onnx": part.model.SerializeToString() for name, part in contents.parts.items()}
+    for name in contents.parts:
+        check_guarded(files[f"{name}.onnx"], name)
+    files["golden.npz"] = _golden_bytes(contents)
+    document = _document(contents, files)
+    files[MANIFEST_FILE] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+    manifest = parse_manifest(files[MANIFEST_FILE])
+    files["README.md"] = model_card(document).encode()
+    replace_folder(Path(out), files)
+    return manifest
+
+
+def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The manifest as JSON. It holds no date: the same export gives the same bytes."""
+    reference = contents.reference
+    flat = reference.latents.reshape(len(reference.latents), -1)
+    observed = np.percentile(flat, (1, 99), axis=0) if contents.real_images else None
+    return {
+        "format_version": FORMAT_VERSION,
+        "parts": {name: _part(name, part, files, contents) for name, part in contents.parts.items()},
+        "golden": {
+            **_file_record("golden.npz", files),
+            "limits": _golden_limits(contents),
+            "corners": contents.golden_corners.as_document() if contents.golden_corners else None,
+        },
+        "preprocessing": dict(contents.preprocessing),
+        "latent": {
+            "shape": list(reference.latents.shape[1:]),
+            "dim": flat.shape[1],
+            "prior": contents.prior,
+            "low": None if observed is None else observed[0].tolist(),
+            "high": None if observed is None else observed[1].tolist(),
+        },
+        "target": contents.target.as_document(),
+        "quantization": _quantization(contents),
+        "quality": dict(contents.quality),
+        "parity": {
+            "noise_floor": dict(reference.noise),
+            "images": len(reference.images),
+            "checks": [check.as_document() for check in contents.checks],
+        },
+        "versions": {tool: importlib.metadata.version(tool) for tool in _TOOLS},
+    }
+
+
+def _part(name: str, part: Compiled, files: Mapping[str, bytes], contents: BundleContents) -> dict[str, Any]:
+    graph = part.model
+    return {
+        **_file_record(f"{name}.onnx", files),
+        "precision": part.precision,
+        "opset": next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")),
+        "ir_version": graph.ir_version,
+        "inputs": _tensors(graph.graph.input, contents),
+        "outputs": _tensors(graph.graph.output, contents),
+        "parameters": parameter_count(graph),
+        "operators": operator_counts(graph),
+        "layers": [asdict(layer) for layer in executed_layers(graph)],
+        "plan": part.plan,
+        "rewrites": [asdict(decision) for decision in part.decisions],
+        "kept_in_float": dict(part.kept),
+    }
+
+
+def _quantization(contents: BundleContents) -> dict[str, Any] | None:
+    """How the int8 parts were quantised; None when there are none."""
+    if all(part.precision == "float32" for part in contents.parts.values()):
+        return None
+    return {
+        "format": "QDQ",
+        "activations": "uint8, per tensor",
+        "weights": "int8, symmetric per channel" if contents.target.per_channel else "int8, asymmetric per tensor",
+        "calibration_images": contents.calibration_images,
+        "limits": asdict(contents.limits),
+        "parts": {name: _fitted(part.fitted) for name, part in contents.parts.items() if part.fitted},
+    }
+
+
+def _fitted(fitted: Fitted) -> dict[str, Any]:
+    return {
+        "channels_equalized": fitted.strength,
+        "biases_corrected": bool(fitted.bias_shifts),
+        "ranges": [
+            {"activations": list(group), "low": low, "high": high} for group, (low, high) in fitted.ranges.items()
+        ],
+    }
+
+
+def _golden_limits(contents: BundleContents) -> dict[str, dict[str, float]]:
+    encoder, decoder = contents.parts["encoder"].precision, contents.parts["decoder"].precision
+    both = "int8" if "int8" in (encoder, decoder) else "float32"
+    precision = {"latent": encoder, "image": decoder, "reconstruction": both}
+    if contents.reference.log_variances is not None:
+        precision["log_variance"] = encoder
+    noise, rounding = contents.reference.noise, {"latent": 0.0, "log_variance": 0.0}
+    return {
+        output: dict([limit_on_few(kind, noise[output], rounding.get(output, contents.rounding), contents.limits)])
+        for output, kind in precision.items()
+    }
+
+
+def _golden_bytes(contents: BundleContents) -> bytes:
+    """The arrays that the runtime's `bundle.GOLDEN_ARRAYS` and `CORNER_ARRAYS` name."""
+    reference, count = contents.reference, GOLDEN_IMAGES
+    buffer = io.BytesIO()
+    arrays = {
+        "image": reference.images[:count],
+        "latent": reference.latents[:count],
+        "decoded": reference.decoded[:count],
+    }
+    if reference.log_variances is not None:
+        arrays["log_variance"] = reference.log_variances[:count]
+    if contents.golden_corners:
+        arrays |= contents.golden_corners.arrays()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _file_record(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+    return {"file": name, "sha256": hashlib.sha256(files[name]).hexdigest(), "bytes": len(files[name])}
+
+
+def _tensors(values: Iterable[ValueInfoProto], contents: BundleContents) -> list[dict[str, Any]]:
+    """Images are bound to [0, 1] unless they are signals or rows; latents may be any finite number."""
+    reference = contents.reference
+    ranges: dict[str, list[float] | None] = {"image": [0.0, 1.0] if contents.bounded else None}
+    dtypes: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
+    latent = reference.latents.shape[1:]
+    shapes = {"image": reference.images.shape[1:], "latent": latent, "log_variance": latent}
+    return [
+        {
+            "name": value.name,
+            "dtype": (dtype := dtypes[value.type.tensor_type.elem_type]),
+            "shape": ["batch", *shapes[value.name]],
+            "range": [0.0, 255.0] if dtype == "uint8" else ranges.get(value.name),
+        }
+        for value in values
+    ]

@@ -1,0 +1,76 @@
+"""Weights that stay in float beside int8 layers, stored in 16 bits.
+
+A layer is kept in float for its speed or for the precision of its sums; its weights, rounded to half precision, are
+still a hundred times finer than the 8 bits beside them. They are stored as float16 with a Cast behind, which ONNX
+Runtime evaluates once, at load: half the bytes, the same kernels.
+
+Half precision has few exponents: numbers below 6e-5 lose bits, those below 6e-8 become zero. So a weight is stored so
+only where every output and every input of the layer keeps its weights nearly as they are (a layer that reads several
+physical units has small weights for large inputs), and a bias only where the rounding that follows is far coarser.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto
+
+from edgeae_export.graph.layers import UNARY_ACTIVATIONS, Array, GraphEditor, attribute
+from edgeae_export.graph.running import WEIGHTED_OPS
+
+SMALLEST = 1024
+"""Numbers in a tensor below which the Cast's own bytes would eat the gain."""
+MOST_LOST = 1e-3
+"""Norm of what the weights of one output or input may lose, relative to their own: rounding alone is below 5e-4."""
+MOST_SHIFT = 1 / 8
+"""What a bias may lose, in steps of the 8 bits that its sum is rounded to next."""
+
+
+def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store the float32 weights and biases of an int8 graph's float layers as float16, where it costs no precision."""
+    editor = GraphEditor(model)
+    halves: dict[str, str] = {}
+    for node in editor.of_type(*WEIGHTED_OPS):
+        for index in range(1, len(node.input)):
+            name = node.input[index]
+            value = editor.constant(name)
+            if value is None or value.dtype != np.float32 or value.size < SMALLEST:
+                continue
+            if not (_keeps_weight(node, value) if index == 1 else _keeps_bias(editor, node, value)):
+                continue
+            if name not in halves:  # one for all layers that share it
+                stored = editor.add_constant(value.astype(np.float16), f"{name}_half")
+                halves[name] = editor.add("Cast", [stored], f"{name}_cast", to=TensorProto.FLOAT)
+            node.input[index] = halves[name]
+    return editor.finish()
+
+
+def _keeps_weight(node: NodeProto, weight: Array) -> bool:
+    """Whether no output and no input of the layer would lose more than `MOST_LOST`."""
+    lost = _lost(weight)
+    if not np.isfinite(lost).all():
+        return False
+    grouped = node.op_type == "ConvTranspose" and attribute(node, "group", 1) != 1
+    axes = (0,) if grouped else range(2)  # of a grouped ConvTranspose, the second axis mixes outputs
+    for axis in axes:
+        others = tuple(other for other in range(weight.ndim) if other != axis)
+        norms = [np.sqrt(np.square(each, dtype=np.float64).sum(axis=others)) for each in (lost, weight)]
+        if (norms[0] > MOST_LOST * norms[1]).any():
+            return False
+    return True
+
+
+def _keeps_bias(editor: GraphEditor, node: NodeProto, bias: Array) -> bool:
+    """Whether the layer's output is quantised next, in steps far above what the bias would lose."""
+    reader = editor.only_consumer(node.output[0])
+    if reader is not None and reader.op_type in UNARY_ACTIVATIONS - {"Exp"}:  # the others have slopes of about one
+        reader = editor.only_consumer(reader.output[0])
+    step = editor.constant(reader.input[1]) if reader is not None and reader.op_type == "QuantizeLinear" else None
+    return step is not None and float(np.abs(_lost(bias)).max()) <= MOST_SHIFT * float(step)
+
+
+def _lost(value: Array) -> Array:
+    """What rounding to float16 takes from a tensor; infinite where it is out of range."""
+    with np.errstate(over="ignore"):
+        lost: Array = value.astype(np.float64) - value.astype(np.float16)
+    return lost

@@ -1,0 +1,1 @@
+"""The bundle's format: manifest, golden vectors, signature, each checked before it is believed; for every package."""

@@ -1,0 +1,197 @@
+"""`edgeae-runtime`: the commands a device needs, with nothing but the standard library, numpy and ONNX Runtime."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from edgeae_runtime.command import actions as commands
+from edgeae_runtime.command.completion import SHELLS, completion_script
+from edgeae_runtime.command.exits import CHECK_FAILED, OK, exit_status
+from edgeae_runtime.files.writing import STANDARD_OUTPUT
+from edgeae_runtime.terminal import say, tell
+
+__all__ = ["exit_status", "main"]
+
+PROGRAM = "edgeae-runtime"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, call one function, print; returns the exit status, see `exits`. Nothing is raised."""
+    typed = sys.argv[1:] if arguments is None else list(arguments)
+
+    def run() -> int:
+        options = _parser().parse_args(typed)
+        action: Callable[[argparse.Namespace], int] = options.action
+        return action(options)
+
+    return exit_status(run, checking=typed[:1] == ["verify"])
+
+
+def version_line() -> str:
+    """The versions that matter in a report of a fault."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for name in (PROGRAM, "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "numpy"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join([*found, f"Python {sys.version.split()[0]}"])
+
+
+def _verify(options: argparse.Namespace) -> int:
+    checks, fingerprint = commands.verify(options.bundle, options.provider, options.key, options.timeout)
+    show = _shower(options.json)
+    show([commands.signature_line(fingerprint)] if fingerprint else [])
+    show(commands.check_lines(checks))
+    _write_json(options.json, commands.verify_document(checks, fingerprint))
+    commands.require_parity(checks)
+    show(["Verified: this machine computes what the torch model did."])
+    show([commands.next_line("bench", commands.here(options.bundle), provider=options.provider)])
+    return OK
+
+
+def _bench(options: argparse.Namespace) -> int:
+    batches, threads = commands.bench_cases(options.bundle, options.batch, options.threads)
+    earlier = commands.earlier_bench(options.compare)
+    show = _shower(options.json)
+    report = commands.bench(
+        options.bundle, options.part, batches, threads, options.provider, options.soak, lambda what: show([f"… {what}"])
+    )
+    show(commands.bench_lines(report))
+    show(commands.compared_lines(earlier, report) if earlier else ())
+    _write_json(options.json, report)
+    show([commands.next_line("tune", commands.here(options.bundle), provider=options.provider)])
+    return OK
+
+
+def _compare(options: argparse.Namespace) -> int:
+    say("\n".join(commands.compare(options.old, options.new)))
+    return OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    lines, healthy = commands.doctor()
+    say("\n".join(lines))
+    return OK if healthy else CHECK_FAILED
+
+
+def _tune(options: argparse.Namespace) -> int:
+    say("\n".join(commands.tune(options.bundle, options.provider)))
+    return OK
+
+
+def _convert(options: argparse.Namespace) -> int:
+    convert = getattr(commands, options.command)
+    say(convert(options.bundle, options.input, options.out, options.provider))
+    return OK
+
+
+def _sample(options: argparse.Namespace) -> int:
+    say(commands.sample(options.bundle, options.count, options.seed, options.out, options.provider))
+    return OK
+
+
+def _interpolate(options: argparse.Namespace) -> int:
+    say(commands.interpolate(options.bundle, options.start, options.end, options.steps, options.out, options.provider))
+    return OK
+
+
+class _Version(argparse.Action):
+    """Looks the versions up when they are asked for, not on every start."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:  # noqa: ANN401 - argparse's own
+        say(version_line())
+        parser.exit()
+
+
+def _seed(text: str) -> int:
+    if (seed := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"got {seed}, expected a whole number from 0")
+    return seed
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Run an autoencoder bundle, without torch.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="the versions of this program and what it runs on")
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def verb(name: str, action: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = verbs.add_parser(name, help=text, description=text)
+        command.set_defaults(action=action)
+        command.add_argument("--provider", default="cpu", help="cpu, cuda, directml or auto (default: cpu)")
+        return command
+
+    verify = verb("verify", _verify, "Check the hashes and replay the golden vectors.")
+    bench = verb("bench", _bench, "Time the bundle on this machine.")
+    tune = verb("tune", _tune, "Measure which number of threads is fastest here, and keep it beside the bundle.")
+    for command in (verify, bench, tune):
+        command.add_argument("bundle", nargs="?", default="bundle", help="folder of the bundle (default: bundle)")
+    for command in (verify, bench):
+        command.add_argument("--json", metavar="FILE", help="also write the figures to FILE; - is standard output")
+    verify.add_argument(
+        "--timeout", type=float, default=commands.TIMEOUT_S, metavar="SECONDS", help="until it is given up"
+    )
+    verify.add_argument("--key", metavar="FILE", help="the publisher's public key: also check the signature")
+    bench.add_argument("--part", action="append", choices=commands.BENCH_PARTS, help="may be repeated; default: all")
+    bench.add_argument("--batch", default="1,64", help="such as 1,64")
+    bench.add_argument("--threads", default="1", help="such as 1,2")
+    bench.add_argument("--soak", type=float, default=0.0, metavar="SECONDS", help="also run so long, to see throttling")
+    bench.add_argument("--compare", metavar="OLD", help="an earlier bench --json: what changed, and is it real?")
+    for name, text in commands.CONVERSIONS.items():
+        convert = verb(name, _convert, text)
+        convert.add_argument("input", help="input file or folder")
+        convert.add_argument("--out", required=True, help="output file")
+    sample = verb("sample", _sample, "Decode random latents: new images.")
+    sample.add_argument("count", type=int, nargs="?", default=16)
+    sample.add_argument("--seed", type=_seed, help="the same seed gives the same latents everywhere")
+    interpolate = verb("interpolate", _interpolate, "Decode the straight line between two images or latents.")
+    interpolate.add_argument("start", help="file with one image or one latent")
+    interpolate.add_argument("end", help="file with one image or one latent")
+    interpolate.add_argument("--steps", type=int, default=9)
+    for command in (sample, interpolate):
+        command.add_argument("--out", required=True, help="output file: .png, .npy or .npz")
+    for name, command in verbs.choices.items():
+        if name not in ("verify", "bench", "tune"):
+            command.add_argument("--bundle", default="bundle", help="folder of the bundle (default: bundle)")
+    doctor = verbs.add_parser("doctor", help="Find what is wrong with this machine's set-up, and what mends it.")
+    doctor.set_defaults(action=_doctor)
+    compare = verbs.add_parser("compare", help="Compare two files of bench --json: what changed, and is it real?")
+    compare.set_defaults(action=_compare)
+    compare.add_argument("old", help="file written by bench --json")
+    compare.add_argument("new", help="another, of the same bundle or another one")
+    completion = verbs.add_parser("completion", help="Print the script that completes commands in a shell.")
+    completion.add_argument("shell", choices=SHELLS)
+    completion.set_defaults(action=lambda options: _print(completion_script(parser, verbs.choices, options.shell)))
+    return parser
+
+
+def _print(text: str) -> int:
+    say(text.rstrip("\n"))
+    return OK
+
+
+def _shower(json: str | None) -> Callable[[Iterable[str]], None]:
+    """What prints lines: to standard error where standard output is the JSON's."""
+    write = tell if json == STANDARD_OUTPUT else say
+
+    def show(lines: Iterable[str]) -> None:
+        for line in lines:
+            write(line)
+
+    return show
+
+
+def _write_json(path: str | None, report: dict[str, Any]) -> None:
+    if path:
+        commands.write_json(path, report)
+        if path != STANDARD_OUTPUT:
+            say(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
