@@ -14,7 +14,8 @@ from edgeae_export import export as export_model
 from edgeae_export.bundle.writer import check_target
 from edgeae_export.graph.pixels import HALF_STEP
 from edgeae_export.modules.images import HELD_OUT_IMAGES, choose_images
-from edgeae_export.parity import Int8Limits, check_parity, make_reference
+from edgeae_export.parity import Int8Limits, check_parity
+from edgeae_export.reference import make_reference
 from edgeae_export.value_range import ValueRange
 from edgeae_runtime import Autoencoder
 from edgeae_runtime.bundle.manifest import PARTS
