@@ -19,6 +19,7 @@ from typing import Any
 import edgeae_export
 import numpy as np
 import torch
+from edgeae_export import OwnModel
 from edgeae_export.graph.running import runner
 from edgeae_runtime.measure.timing import THREAD_CLOCK, compared, interleave
 
@@ -28,7 +29,7 @@ from benchmarks.zoo.architectures import FOREIGN, Foreign, build, pictures
 
 def measure(foreign: Foreign, model: torch.nn.Module, inputs: np.ndarray) -> dict[str, Any]:
     """Export one model three times, compare and time."""
-    common = {"calibration": inputs, "value_range": foreign.value_range, **foreign.options}
+    common = {"calibration": inputs, "own_model": OwnModel(value_range=foreign.value_range, **foreign.options)}
     reports = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, options in (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from edgeae_export import export
+from edgeae_export import OwnModel, export
 from edgeae_runtime import Autoencoder, open_bundle, verify
 
 from benchmarks.zoo.architectures import FOREIGN, build, pictures, tensor
@@ -13,7 +13,8 @@ from benchmarks.zoo.architectures import FOREIGN, build, pictures, tensor
 @pytest.mark.parametrize("foreign", FOREIGN, ids=lambda each: each.name)
 def test_it_exports_and_verifies(foreign, tmp_path):
     model, inputs = build(foreign, steps=10), pictures(foreign.shape)
-    common = {"calibration": inputs, "value_range": foreign.value_range, "target": "x86-vnni", **foreign.options}
+    common = {"calibration": inputs, "target": "x86-vnni"}
+    common["own_model"] = OwnModel(value_range=foreign.value_range, **foreign.options)
     for quantize in ("none", "int8"):
         export(model, tmp_path / quantize, quantize=quantize, **common)
         assert all(check.passed for check in verify(tmp_path / quantize)), quantize
