@@ -33,7 +33,7 @@ import edgeae
 from benchmarks.peers.models import EDGEAE, PARTS, VARIANTS, Variant, make_models
 from benchmarks.peers.processes import PeerError, Worker, worker_command
 from benchmarks.results_file import RESULTS
-from edgeae.export import checkpoint_images
+from edgeae.checkpoint_images import checkpoint_images
 
 BATCHES = (1, 8, 64)
 CHUNK = 8

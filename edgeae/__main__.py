@@ -5,17 +5,16 @@ import sys
 from edgeae_runtime.command.exits import exit_status
 
 
-def main() -> None:
+def main() -> int:
     """Entry point; importing the libraries may fail or be interrupted as well."""
 
     def run() -> int:
-        from edgeae.cli import main
+        from edgeae.command.app import main
 
-        main()
-        return 0
+        return main()
 
-    sys.exit(exit_status(run))
+    return exit_status(run)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

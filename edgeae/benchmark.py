@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from edgeae_export import export
 from edgeae_export.arrays import in_large_batches
+from edgeae_export.modules.images import HELD_OUT_IMAGES
 from edgeae_export.modules.running import torch_runner
 from edgeae_export.parity import reconstruction_rise
 from edgeae_runtime import Autoencoder, open_bundle
@@ -33,10 +34,40 @@ from edgeae_runtime.measure.timing import Difference, compared
 from edgeae_runtime.parity import mse, psnr, unit_scale
 from numpy.typing import NDArray
 
-from edgeae.checkpoint import Checkpoint
+from edgeae.checkpoint import Checkpoint, load_checkpoint
+from edgeae.checkpoint_images import checkpoint_images
+from edgeae.verification import check_same_shape
 
 TORCH, PLAIN, BUNDLE = "torch eager", "plain float32", "this bundle"
 """The three variants; plain float32 is the same weights in ONNX Runtime, as torch exports them."""
+
+
+def bench_checkpoint(
+    bundle: str | Path,
+    checkpoint_path: str | Path,
+    *,
+    parts: Sequence[str] | None,
+    batches: Sequence[int],
+    threads: Sequence[int],
+    provider: str,
+    soak_seconds: float = 0.0,
+    on_step: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Time a bundle against the torch model it came from; the arguments are those of `bench_variants`."""
+    checkpoint = load_checkpoint(checkpoint_path)
+    _, test_images = checkpoint_images(checkpoint)
+    check_same_shape(Autoencoder.load(bundle, provider), checkpoint)
+    return bench_variants(
+        bundle,
+        checkpoint,
+        test_images[:HELD_OUT_IMAGES],
+        parts=parts,
+        batches=batches,
+        threads=threads,
+        provider=provider,
+        soak_seconds=soak_seconds,
+        on_step=on_step,
+    )
 
 
 def bench_variants(

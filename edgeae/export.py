@@ -1,32 +1,23 @@
-"""From a checkpoint on disk to what the exporter and the benchmark need: the model and its images."""
+"""From a checkpoint on disk, or a model of the user's own, to what the exporter needs: the model and its images."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from edgeae_export import ExportReport, Int8, OwnModel
 from edgeae_export import export as export_model
 from edgeae_export.bundle.writer import check_target
-from edgeae_export.graph.pixels import HALF_STEP
-from edgeae_export.modules.images import HELD_OUT_IMAGES, choose_images
 from edgeae_export.modules.own_model import INFERRED
 from edgeae_export.options import EVERYWHERE
-from edgeae_export.parity import Int8Limits, check_parity
-from edgeae_export.reference import make_reference
-from edgeae_runtime import Autoencoder
-from edgeae_runtime.errors import InputError, shown
-from edgeae_runtime.parity import Check, unit_scale
+from edgeae_runtime.errors import InputError
 from numpy.typing import NDArray
 
-from edgeae.benchmark import bench_variants
 from edgeae.calibration import checkpoint_calibration, own_images
-from edgeae.checkpoint import Checkpoint, load_checkpoint
-from edgeae.data import PictureOptions, load_images, prepare
+from edgeae.checkpoint import load_checkpoint
+from edgeae.checkpoint_images import checkpoint_images
 from edgeae.own_model.import_name import build_own_model
 
 
@@ -136,89 +127,3 @@ def export_own_model(
         on_progress=on_progress,
     )
     return replace(report, notices=[*notices, *report.notices])
-
-
-def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provider: str = "cpu") -> list[Check]:
-    """Compare a bundle with the torch model of a checkpoint, on its test images.
-
-    Raises:
-        InputError: the checkpoint or its images cannot be had, or the bundle lacks one half.
-    """
-    checkpoint = load_checkpoint(checkpoint_path)
-    _, test_images = checkpoint_images(checkpoint)
-    autoencoder = Autoencoder.load(bundle, provider)
-    check_same_shape(autoencoder, checkpoint)
-    images = choose_images(checkpoint.image_shape, None, test_images)
-    reference = make_reference(checkpoint.encoder, checkpoint.decoder, images.held_out)
-    precision = {name: part.precision for name, part in autoencoder.manifest.parts.items()}
-    in_bytes = autoencoder.manifest.parts["decoder"].output.dtype == "uint8"
-    decode = lambda latents: unit_scale(autoencoder.decode(latents))  # noqa: E731
-    second = (lambda images: autoencoder.encode_distribution(images)[1]) if autoencoder.manifest.variational else None
-    quantization = autoencoder.manifest.document.get("quantization") or {}
-    limits = Int8Limits(**quantization.get("limits", {}))
-    rounding = HALF_STEP if in_bytes else 0.0
-    return check_parity(reference, autoencoder.encode, decode, precision, rounding, second, limits)
-
-
-def bench_checkpoint(
-    bundle: str | Path,
-    checkpoint_path: str | Path,
-    *,
-    parts: Sequence[str] | None,
-    batches: Sequence[int],
-    threads: Sequence[int],
-    provider: str,
-    soak_seconds: float = 0.0,
-    on_step: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
-    """Time a bundle against the torch model it came from; the arguments are those of `bench_variants`."""
-    checkpoint = load_checkpoint(checkpoint_path)
-    _, test_images = checkpoint_images(checkpoint)
-    check_same_shape(Autoencoder.load(bundle, provider), checkpoint)
-    return bench_variants(
-        bundle,
-        checkpoint,
-        test_images[:HELD_OUT_IMAGES],
-        parts=parts,
-        batches=batches,
-        threads=threads,
-        provider=provider,
-        soak_seconds=soak_seconds,
-        on_step=on_step,
-    )
-
-
-def checkpoint_images(checkpoint: Checkpoint) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The training and test images a checkpoint was made with, prepared: uint8 [n, channels, height, width].
-
-    Where other images lie there now, or they are split in another way, a warning tells: images that the model was
-    trained on may be among those that it is measured on.
-    """
-    resize = cast("dict[str, Any] | None", checkpoint.preprocessing.get("resize"))
-    pictures = PictureOptions(resize["size"][0], resize["channels"], resize["fit"]) if resize else None
-    data = load_images(checkpoint.data_name, pictures=pictures)
-    if data.fingerprint != checkpoint.data_fingerprint:
-        warnings.warn(
-            f"The images of {shown(checkpoint.data_name)} are not those that {shown(checkpoint.path)} was trained on: "
-            "some were added, changed or removed, or are split in another way. Figures measured on them may be of "
-            "pictures seen in training. Bring the old ones back, or train again.",
-            stacklevel=2,
-        )
-    size = checkpoint.config.image_size
-    return prepare(data.train_images, size), prepare(data.test_images, size)
-
-
-def check_same_shape(autoencoder: Autoencoder, checkpoint: Checkpoint) -> None:
-    """Refuse to compare a bundle with a checkpoint of another shape.
-
-    Raises:
-        InputError: they differ, or the bundle lacks one half.
-    """
-    manifest = autoencoder.manifest
-    found = (sorted(manifest.parts), manifest.image_shape, manifest.latent.dim)
-    expected = (["decoder", "encoder"], checkpoint.image_shape, checkpoint.latent_dim)
-    if found != expected:
-        raise InputError(
-            f"The bundle {autoencoder.path} (parts, image shape, latent size: {found}) was not exported from "
-            f"{checkpoint.path} ({expected}). Give the checkpoint it came from, as --checkpoint."
-        )

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from edgeae import cli
 from edgeae.calibration import checkpoint_calibration, own_images
+from edgeae.command import app as cli
 from edgeae.export import export_checkpoint
 
 COLOUR = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())

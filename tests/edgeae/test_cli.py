@@ -1,8 +1,7 @@
-"""`edgeae` as a user runs it: real processes, real files, from pictures to a verified bundle, and every refusal."""
+"""`edgeae` as a user types it: real files, from pictures to a verified bundle, and every refusal."""
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -11,47 +10,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeae.command import console
+from edgeae.command.app import main
 from edgeae.data import load_images, prepare
 
-pytestmark = pytest.mark.slow  # every command starts a Python with torch
+pytestmark = pytest.mark.slow  # a model is trained and exported
 
 
-def run(*arguments, cwd=None, limit_bytes=None, env=None):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+@pytest.fixture
+def run(call, monkeypatch):
+    """`edgeae` in this process, in a folder."""
 
-    return subprocess.run(
-        [sys.executable, "-m", "edgeae", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        preexec_fn=limit if limit_bytes is not None else None,
-    )
+    def run(*arguments, cwd=None):
+        with monkeypatch.context() as patch:
+            patch.setattr(console.console, "stderr", False)  # which --json - changes for good
+            if cwd is not None:
+                patch.chdir(cwd)
+            return call(main, *arguments)
 
-
-def refused(done, *words, status=2):
-    """One clear paragraph, the exit status, no traceback."""
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert "\n" not in done.stderr.strip()
-    for word in words:
-        assert word in done.stderr
+    return run
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(tmp_path_factory, run_program) -> Path:
     """A folder in which `edgeae train` and `edgeae export --quantize int8` were run, without other arguments."""
     folder = tmp_path_factory.mktemp("trained")
-    done = run("train", "--data", "sample", "--epochs", "1", cwd=folder)
+    done = run_program("edgeae", "train", "--data", "sample", "--epochs", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "entropy" in done.stdout
     assert "0.18" in done.stdout
     assert "Next: edgeae export --quantize int8" in done.stdout
-    done = run("export", "--quantize", "int8", cwd=folder)
+    done = run_program("edgeae", "export", "--quantize", "int8", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "Next: edgeae bench" in done.stdout
     assert "int8: sub-pixel" in done.stdout
@@ -59,7 +48,7 @@ def trained(tmp_path_factory) -> Path:
     return folder
 
 
-def test_export_prints_operators_sizes_and_parity(trained):
+def test_export_prints_operators_sizes_and_parity(trained, run):
     done = run("export", "--out", "float32", cwd=trained)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("✓") == 12 + 5  # three outputs in four batches, four on corners, and that all are finite
@@ -67,12 +56,11 @@ def test_export_prints_operators_sizes_and_parity(trained):
         assert words in done.stdout
 
 
-def test_the_runtime_alone_verifies_the_bundle(trained):
-    done = subprocess.run([sys.executable, "-m", "edgeae_runtime", "verify", trained / "bundle"], check=False)
-    assert done.returncode == 0
+def test_the_runtime_alone_verifies_the_bundle(trained, run_program):
+    assert run_program("edgeae_runtime", "verify", trained / "bundle").returncode == 0
 
 
-def test_verify_with_and_without_torch(trained):
+def test_verify_with_and_without_torch(trained, run):
     done = run("verify", cwd=trained)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("✓") == 3 + 3  # on real images and on corners
@@ -82,7 +70,7 @@ def test_verify_with_and_without_torch(trained):
     assert json.loads((trained / "verify.json").read_text())["passed"] is True
 
 
-def test_verify_against_another_checkpoint_fails(trained):
+def test_verify_against_another_checkpoint_fails(trained, run, refused):
     other = run("train", "--data", "sample", "--epochs", "1", "--seed", "1", "--out", "other", cwd=trained)
     assert other.returncode == 0, other.stderr
     done = run("verify", "--checkpoint", "other", cwd=trained)
@@ -90,7 +78,7 @@ def test_verify_against_another_checkpoint_fails(trained):
     assert "✗" in done.stdout
 
 
-def test_bench_compares_three_variants_and_says_who_wins(trained):
+def test_bench_compares_three_variants_and_says_who_wins(trained, run):
     done = run("bench", "--batch", "1", "--part", "decoder", "--json", "bench.json", cwd=trained)
     assert done.returncode == 0, done.stderr
     report = json.loads((trained / "bench.json").read_text())
@@ -112,14 +100,14 @@ def test_bench_compares_three_variants_and_says_who_wins(trained):
     assert memory["torch eager"] > 2 * memory["this bundle"]
 
 
-def test_inspect_lists_layers(trained):
+def test_inspect_lists_layers(trained, run):
     done = run("inspect", cwd=trained)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("int8") >= 8
     assert "ConvTranspose" in done.stdout
 
 
-def test_files_in_files_out(trained, tmp_path):
+def test_files_in_files_out(trained, tmp_path, run):
     images = prepare(load_images("sample").test_images[:6], 32)
     np.save(tmp_path / "images.npy", images)
     bundle = ("--bundle", trained / "bundle", "--out")
@@ -141,12 +129,12 @@ def test_files_in_files_out(trained, tmp_path):
     assert np.load(tmp_path / "line.npy").shape == (9, 1, 32, 32)
 
 
-def test_no_checkpoint(tmp_path):
+def test_no_checkpoint(tmp_path, run, refused):
     refused(run("export", cwd=tmp_path), "no checkpoint", "edgeae train")
     refused(run("verify", "--checkpoint", "absent", cwd=tmp_path), "no bundle")
 
 
-def test_bad_bundles(trained, tmp_path):
+def test_bad_bundles(trained, tmp_path, run, refused):
     (tmp_path / "file").write_text("x")
     for command in ("verify", "bench", "inspect"):
         refused(run(command, tmp_path / "file"), "is a file, expected a bundle")
@@ -160,7 +148,7 @@ def test_bad_bundles(trained, tmp_path):
     refused(run("verify", broken), "not the file that was exported", status=1)
 
 
-def test_bad_images(trained, tmp_path):
+def test_bad_images(trained, tmp_path, run, refused):
     options = ("--bundle", trained / "bundle", "--out", tmp_path / "out.npy")
     np.save(tmp_path / "size.npy", np.zeros((1, 1, 20, 24), np.float32))
     refused(run("encode", tmp_path / "size.npy", *options), "[1, 1, 20, 24]", "32")
@@ -177,7 +165,7 @@ def test_bad_images(trained, tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
-def test_bad_data_folders(tmp_path):
+def test_bad_data_folders(tmp_path, run, refused):
     (tmp_path / "empty").mkdir()
     refused(run("train", "--data", tmp_path / "empty"), "train-images-idx3-ubyte")
     refused(run("train", "--data", "no-such-set"), "no-such-set", "fashion-mnist")
@@ -185,7 +173,7 @@ def test_bad_data_folders(tmp_path):
     refused(run("train", "--data", "sample", "--epochs", "0"), "epochs")
 
 
-def test_unknown_provider_and_arguments(trained, tmp_path):
+def test_unknown_provider_and_arguments(trained, tmp_path, run, refused):
     bundle = trained / "bundle"
     refused(run("verify", bundle, "--provider", "tpu"), "'tpu'")
     refused(run("bench", bundle, "--provider", "cuda", "--checkpoint", trained / "runs/latest"), "edgeae-runtime[cuda]")
@@ -196,18 +184,25 @@ def test_unknown_provider_and_arguments(trained, tmp_path):
     assert run("no-such-command").returncode == 2
 
 
-def test_a_full_disk_and_an_unwritable_folder(trained, tmp_path):
+def test_a_full_disk_and_an_unwritable_folder(trained, tmp_path, run, run_program, refused):
     # A limit on file sizes fails as a full disk does: in the middle of a write.
     checkpoint = trained / "runs/latest"
-    refused(run("export", checkpoint, "--out", tmp_path / "bundle", limit_bytes=100_000), "cannot be used")
+    refused(
+        run_program("edgeae", "export", checkpoint, "--out", tmp_path / "bundle", limit_bytes=100_000), "cannot be used"
+    )
     assert list(tmp_path.iterdir()) == []
-    refused(run("train", "--data", "sample", "--epochs", "1", "--out", tmp_path / "run", limit_bytes=100_000), "write")
+    refused(
+        run_program(
+            "edgeae", "train", "--data", "sample", "--epochs", "1", "--out", tmp_path / "run", limit_bytes=100_000
+        ),
+        "write",
+    )
     (tmp_path / "file").write_text("x")
     refused(run("export", checkpoint, "--out", tmp_path / "file" / "bundle"), "cannot be written")
     refused(run("train", "--data", "sample", "--out", tmp_path / "file" / "run"), "write")
 
 
-def test_demo_without_the_data_set_uses_the_sample_and_says_so(tmp_path):
+def test_demo_without_the_data_set_uses_the_sample_and_says_so(tmp_path, run, refused):
     """The whole story, on a machine without Fashion-MNIST and without network."""
     hidden = {"EDGEAE_CACHE": str(tmp_path / "cache"), "https_proxy": "http://127.0.0.1:9"}
     code = (
@@ -216,7 +211,7 @@ def test_demo_without_the_data_set_uses_the_sample_and_says_so(tmp_path):
         "from edgeae.data import download\n"
         "def fetch(folder): raise OSError('no network')\n"
         "download.fetch = fetch\n"
-        "from edgeae.cli import main; sys.argv = ['edgeae', 'demo', '--epochs', '1']; main()"
+        "from edgeae.command.app import main; sys.exit(main(['demo', '--epochs', '1']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from edgeae_runtime import BundleError, EdgeAEError
 from edgeae_runtime.bundle.manifest import parse_manifest
+from edgeae_runtime.command import cli as runtime
 
-from edgeae import cli, console
+from edgeae.command import app, tables
 
 BUNDLE = Path(__file__).parent.parent.parent / "examples" / "bundle"
 DOCUMENT = json.loads((BUNDLE / "manifest.json").read_text())
@@ -30,19 +31,18 @@ HOSTILE = (
 )
 
 
-def run(*arguments, shell=None, **environment):
-    command = [sys.executable, "-m", "edgeae", *map(str, arguments)]
-    return subprocess.run(
-        ["bash", "-c", shell, "bash", *command] if shell else command,
-        capture_output=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, **environment},
-    )
+@pytest.fixture
+def run(run_program):
+    """`edgeae` in a process of its own, whose output comes as bytes."""
+
+    def run(*arguments, shell=None, **environment):
+        return run_program("edgeae", *arguments, shell=shell, text=False, environment=environment)
+
+    return run
 
 
 def inspected(document, capsys):
-    console.show_manifest(parse_manifest(json.dumps(document).encode()))
+    tables.show_manifest(parse_manifest(json.dumps(document).encode()))
     return capsys.readouterr().out
 
 
@@ -140,14 +140,14 @@ def test_random_values_anywhere_are_shown_or_refused(capsys):
         except (EdgeAEError, OverflowError):  # the manifest's reader has its own tests
             continue
         try:
-            console.show_manifest(manifest)
+            tables.show_manifest(manifest)
         except BundleError as error:
             assert "manifest has" in str(error)  # noqa: PT017 - either is right
     capsys.readouterr()
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-16"])
-def test_any_encoding(encoding):
+def test_any_encoding(encoding, run):
     for arguments in (["verify", BUNDLE], ["inspect", BUNDLE], ["--help"], ["verify", BUNDLE / "none"]):
         done = run(*arguments, PYTHONIOENCODING=encoding)
         assert done.returncode == (2 if "none" in str(arguments) else 0), done.stderr
@@ -155,7 +155,7 @@ def test_any_encoding(encoding):
         assert "Traceback" not in done.stderr.decode(encoding)
 
 
-def test_closed_and_full_streams():
+def test_closed_and_full_streams(run):
     status = '; echo "${PIPESTATUS[0]}"'
     for arguments in (["verify", BUNDLE], ["inspect", BUNDLE], ["--help"], ["bench", "--help"], ["--version"]):
         done = run(*arguments, shell='"$@" | true' + status)
@@ -170,18 +170,18 @@ def test_closed_and_full_streams():
         assert done.stderr.count(b"\n") == 1
 
 
-def test_json_on_standard_output_is_pure():
+def test_json_on_standard_output_is_pure(run):
     done = run("verify", BUNDLE, "--json", "-")
     assert json.loads(done.stdout)["passed"] is True
     assert "✓" in done.stderr.decode()
 
 
-def test_version_completion_and_bad_numbers():
+def test_version_completion_and_bad_numbers(run):
     done = run("--version")
     for name in (b"edgeae ", b"torch ", b"edgeae-runtime ", b"onnxruntime "):
         assert name in done.stdout
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; sys.argv = ['edgeae']; from edgeae.cli import main; main()"],
+        [sys.executable, "-c", "from edgeae.command.app import main; main([])"],
         capture_output=True,
         check=False,
         env={**os.environ, "_EDGEAE_COMPLETE": "complete_bash", "COMP_WORDS": "edgeae ver", "COMP_CWORD": "1"},
@@ -197,11 +197,11 @@ def test_version_completion_and_bad_numbers():
         assert words in done.stderr.decode()
 
 
-def test_next_lines_repeat_what_was_typed(tmp_path):
+def test_next_lines_repeat_what_was_typed(tmp_path, run):
     place = tmp_path / "a bundle"
     shutil.copytree(BUNDLE, place)
     done = run("verify", place, "--provider", "auto")
-    assert f"Next: edgeae bench '{place}' --provider auto" in done.stdout.decode()
+    assert f"Next: edgeae-runtime bench '{place}' --provider auto" in done.stdout.decode()
     done = run("inspect", place)
     assert f"Next: edgeae verify '{place}'" in done.stdout.decode()
 
@@ -214,11 +214,10 @@ def test_what_a_command_raises_passes_typer(error, status, monkeypatch, capsys):
     def raise_it(*_):
         raise error
 
-    monkeypatch.setattr(cli.commands, "verify", raise_it)
-    monkeypatch.setattr(sys, "argv", ["edgeae", "verify", str(BUNDLE)])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    assert left.value.code == status
+    monkeypatch.setattr(tables, "show_manifest", raise_it)
+    monkeypatch.setattr(runtime.actions, "check_bundle", raise_it)
+    for verb in ("inspect", "verify"):  # a verb of its own, and one that is handed on
+        assert app.main([verb, str(BUNDLE)]) == status
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -229,8 +228,8 @@ def test_no_home_and_no_entry_for_the_user(tmp_path):
         "def unknown(uid): raise KeyError(f'getpwuid(): uid not found: {uid}')\n"
         "pwd.getpwuid = unknown\n"
         "os.environ.pop('HOME', None)\n"
-        "from edgeae.cli import main\n"
-        "main()\n"
+        "from edgeae.command.app import main\n"
+        "sys.exit(main())\n"
     )
     for arguments, status in (
         (["verify", BUNDLE], 0),

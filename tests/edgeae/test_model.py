@@ -123,5 +123,5 @@ def test_public_names_are_there_and_torch_waits_until_it_is_needed():
         assert getattr(edgeae, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = edgeae.nothing
-    code = "import sys, edgeae.cli; sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
+    code = "import sys, edgeae.command.app; sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,10 +19,10 @@ from edgeae_runtime import InputError
 from PIL import Image
 
 from edgeae import PictureOptions, TrainingConfig, load_checkpoint, load_images, train
+from edgeae.checkpoint_images import checkpoint_images
 from edgeae.data import picture_cache, places, vision
 from edgeae.data.idx import encode_idx
 from edgeae.data.load import user_path
-from edgeae.export import checkpoint_images
 from edgeae.model import AutoencoderConfig
 
 OPTIONS = PictureOptions(size=8)

@@ -148,7 +148,7 @@ def compare_case(folder: Path, rng: random.Random) -> str:
 def inspect_case(folder: Path, rng: random.Random) -> str:
     """`edgeae inspect` of a damaged manifest."""
     try:
-        from edgeae import console
+        from edgeae.command import tables
     except ImportError:
         return "not installed"
     from edgeae_runtime import open_bundle
@@ -157,7 +157,7 @@ def inspect_case(folder: Path, rng: random.Random) -> str:
     example = BUNDLES.parent.parent.parent / "examples" / "bundle" / MANIFEST_FILE
     source = rng.choice([example, BUNDLES / "float32" / MANIFEST_FILE, BUNDLES / "int8" / MANIFEST_FILE])
     place(folder / MANIFEST_FILE, mutated(json.loads(source.read_text()), rng), rng)
-    return told_by(lambda: exit_status(lambda: console.show_manifest(open_bundle(folder).manifest) or 0))
+    return told_by(lambda: exit_status(lambda: tables.show_manifest(open_bundle(folder).manifest) or 0))
 
 
 def signature_case(folder: Path, rng: random.Random) -> str:
@@ -204,7 +204,11 @@ def run_case(case: int, seed: int) -> str:
 
 def worker(first: int, cases: int, seed: int, results: multiprocessing.Queue) -> None:
     """Run cases, each named before it runs, so that a crash has a name."""
-    for module in ("edgeae.console", "model_signing.signing", "model_signing.verifying"):  # which take memory to import
+    for module in (
+        "edgeae.command.tables",
+        "model_signing.signing",
+        "model_signing.verifying",
+    ):  # which take memory to import
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     for case in range(first, cases):

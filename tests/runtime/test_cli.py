@@ -1,10 +1,6 @@
-"""`edgeae-runtime` as real processes: exit statuses, messages, files."""
+"""`edgeae-runtime`: exit statuses, messages, files."""
 
 import json
-import os
-import resource
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,32 +9,21 @@ from edgeae_runtime.command.cli import main
 from edgeae_runtime.command.doctor import Finding
 
 
-def run(*arguments, limit_bytes=None):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-
-    return subprocess.run(
-        [sys.executable, "-m", "edgeae_runtime", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-        preexec_fn=limit if limit_bytes is not None else None,
-    )
+@pytest.fixture
+def run(call):
+    """`edgeae-runtime` in this process."""
+    return lambda *arguments: call(main, *arguments)
 
 
-def refused(done, *words, status=2):
-    """One clear paragraph, the exit status, no traceback."""
-    assert done.returncode == status, done.stderr
-    assert done.stderr.startswith(("error: ", "usage: "))
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("\n\n") == 0
-    for word in words:
-        assert word in done.stderr
+def test_as_a_process(run_program, bundle, replace_file, int8_bundle, refused):
+    done = run_program("edgeae_runtime", "verify", bundle)
+    assert (done.returncode, done.stdout.count("✓")) == (0, 3), done.stderr
+    broken = replace_file("decoder.onnx", (int8_bundle / "decoder.onnx").read_bytes())
+    refused(run_program("edgeae_runtime", "verify", broken), "Parity failed", status=1)
+    refused(run_program("edgeae_runtime", "bench", "absent"), "no bundle at")
 
 
-def test_verify_accepts_a_sound_bundle(bundle, int8_bundle, tmp_path):
+def test_verify_accepts_a_sound_bundle(bundle, int8_bundle, tmp_path, run):
     for path in (bundle, int8_bundle):
         done = run("verify", path, "--json", tmp_path / "verify.json")
         assert done.returncode == 0, done.stderr
@@ -49,13 +34,13 @@ def test_verify_accepts_a_sound_bundle(bundle, int8_bundle, tmp_path):
         assert report["passed"] is True
 
 
-def test_verify_fails_with_1_on_a_failed_check(replace_file, int8_bundle):
+def test_verify_fails_with_1_on_a_failed_check(replace_file, int8_bundle, run, refused):
     done = run("verify", replace_file("decoder.onnx", (int8_bundle / "decoder.onnx").read_bytes()))
     assert done.stdout.count("✗") == 2
     refused(done, "Parity failed", status=1)
 
 
-def test_one_changed_byte(broken, images, tmp_path):
+def test_one_changed_byte(broken, images, tmp_path, run, refused):
     raw = bytearray((broken / "encoder.onnx").read_bytes())
     raw[100] ^= 1
     (broken / "encoder.onnx").write_bytes(raw)
@@ -66,20 +51,20 @@ def test_one_changed_byte(broken, images, tmp_path):
     assert not (tmp_path / "z.npy").exists()
 
 
-def test_bad_bundles(tmp_path):
+def test_bad_bundles(tmp_path, run, refused):
     refused(run("verify", tmp_path / "absent"), "no bundle at", "edgeae export")
     refused(run("verify", tmp_path), "holds no manifest.json")
     (tmp_path / "file").write_text("x")
     refused(run("bench", tmp_path / "file"), "is a file, expected a bundle")
 
 
-def test_unknown_provider_and_command(bundle):
+def test_unknown_provider_and_command(bundle, run, refused):
     refused(run("verify", bundle, "--provider", "tpu"), "'tpu'", "cpu, cuda, directml")
     refused(run("verify", bundle, "--provider", "cuda"), "edgeae-runtime[cuda]")
     refused(run("no-such-command"))
 
 
-def test_files_in_files_out(bundle, images, tmp_path):
+def test_files_in_files_out(bundle, images, tmp_path, run):
     np.save(tmp_path / "images.npy", images)
     options = ("--bundle", bundle, "--out")
     assert run("encode", tmp_path / "images.npy", *options, tmp_path / "z.npz").returncode == 0
@@ -98,7 +83,7 @@ def test_files_in_files_out(bundle, images, tmp_path):
     assert np.load(tmp_path / "i.npy").shape == (5, 1, 16, 16)
 
 
-def test_pictures_in_and_out(bundle, images, tmp_path):
+def test_pictures_in_and_out(bundle, images, tmp_path, run):
     image_module = pytest.importorskip("PIL.Image", reason="pictures are the runtime's extra `images`")
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -121,7 +106,7 @@ def test_pictures_in_and_out(bundle, images, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "small.npy"), np.load(tmp_path / "padded-z.npy"))
 
 
-def test_bad_inputs(bundle, tmp_path):
+def test_bad_inputs(bundle, tmp_path, run, refused):
     options = ("--bundle", bundle, "--out")
     out = tmp_path / "out.npy"
     np.save(tmp_path / "wrong-size.npy", np.zeros((1, 1, 28, 28), np.float32))
@@ -143,21 +128,21 @@ def test_bad_inputs(bundle, tmp_path):
     assert not out.exists()
 
 
-def test_a_full_disk_leaves_nothing_half_written(bundle, tmp_path):
+def test_a_full_disk_leaves_nothing_half_written(bundle, tmp_path, run_program, refused):
     out = tmp_path / "out.npy"
     out.write_bytes(b"precious")
-    done = run("sample", 64, "--bundle", bundle, "--out", out, limit_bytes=4096)
+    done = run_program("edgeae_runtime", "sample", 64, "--bundle", bundle, "--out", out, limit_bytes=4096)
     refused(done, "cannot be used", "Nothing half-written")
     assert out.read_bytes() == b"precious"
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_an_unwritable_folder(bundle, tmp_path):
+def test_an_unwritable_folder(bundle, tmp_path, run, refused):
     (tmp_path / "file").write_text("x")
     refused(run("sample", 2, "--bundle", bundle, "--out", tmp_path / "file" / "out.npy"), "cannot be used")
 
 
-def test_bench_writes_its_json(bundle, tmp_path):
+def test_bench_writes_its_json(bundle, tmp_path, run):
     done = run("bench", bundle, "--part", "decoder", "--batch", "1,2", "--json", tmp_path / "bench.json")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "bench.json").read_text())

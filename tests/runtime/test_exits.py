@@ -12,24 +12,23 @@ import pytest
 from edgeae_runtime import BundleError, IntegrityError, ParityError
 from edgeae_runtime import __main__ as program
 from edgeae_runtime.command import actions as commands
+from edgeae_runtime.command import cli
 from edgeae_runtime.command.cli import main
-from edgeae_runtime.command.exits import exit_status
+from edgeae_runtime.command.exits import checking, exit_status
 from edgeae_runtime.terminal import MAX_PARAGRAPH, cut, name_of
 
 ENCODINGS = ("cp1252", "ascii", "utf-16", "cp037", "latin-1", "utf-8")
 FULL = Path("/dev/full")
 
 
-def run(*arguments, shell=None, **environment):
-    """The command, or a shell's line in which `"$@"` is the command."""
-    command = [sys.executable, "-m", "edgeae_runtime", *map(str, arguments)]
-    return subprocess.run(
-        ["bash", "-c", shell, "bash", *command] if shell else command,
-        capture_output=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, **environment},
-    )
+@pytest.fixture
+def run(run_program):
+    """The command, or a shell's line in which `"$@"` is the command; what it writes comes as bytes."""
+
+    def run(*arguments, shell=None, **environment):
+        return run_program("edgeae_runtime", *arguments, shell=shell, text=False, environment=environment)
+
+    return run
 
 
 def raising(error):
@@ -116,8 +115,17 @@ def test_a_library_that_is_missing_is_told(monkeypatch, capsys):
 
 
 def test_a_changed_byte_is_a_failed_check_only_where_one_checks(capsys):
-    assert exit_status(raising(IntegrityError("i")), checking=True) == 1
-    assert exit_status(raising(BundleError("i")), checking=True) == 2
+    def checked(error):
+        def action():
+            with checking():
+                raise error
+
+        return exit_status(action)
+
+    assert checked(IntegrityError("a byte was changed")) == 1
+    assert capsys.readouterr().err == "error: a byte was changed\n"
+    assert checked(BundleError("b")) == 2
+    assert exit_status(raising(IntegrityError("i"))) == 2
 
 
 def test_an_unexpected_error_says_whose_fault_it_is_and_debug_shows_where(capsys, monkeypatch):
@@ -160,7 +168,7 @@ def test_warnings_are_cut_too(capsys):
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_any_encoding_takes_the_output(bundle, encoding):
+def test_any_encoding_takes_the_output(bundle, encoding, run):
     done = run("verify", bundle, PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
     told = done.stdout.decode(encoding)
@@ -168,7 +176,7 @@ def test_any_encoding_takes_the_output(bundle, encoding):
     assert "Next: edgeae-runtime bench" in told
 
 
-def test_the_posix_locale_and_names_that_are_not_utf_8(bundle, tmp_path):
+def test_the_posix_locale_and_names_that_are_not_utf_8(bundle, tmp_path, run):
     place = os.fsencode(tmp_path) + b"/\xff\xfe\xc3\xa9"
     shutil.copytree(os.fsencode(bundle), place)
     plain = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -181,7 +189,7 @@ def test_the_posix_locale_and_names_that_are_not_utf_8(bundle, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell's redirections")
-def test_a_closed_pipe_and_closed_streams_are_quiet(bundle, tmp_path):
+def test_a_closed_pipe_and_closed_streams_are_quiet(bundle, tmp_path, run):
     status = '; echo "${PIPESTATUS[0]}"'
     for arguments in (["verify", bundle], ["--help"], ["verify", bundle, "--json", "-"], ["completion", "bash"]):
         done = run(*arguments, shell='"$@" | true' + status)
@@ -198,7 +206,7 @@ def test_a_closed_pipe_and_closed_streams_are_quiet(bundle, tmp_path):
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="a full device is Linux's")
-def test_a_full_standard_output_is_a_sentence(bundle):
+def test_a_full_standard_output_is_a_sentence(bundle, run):
     done = run("verify", bundle, shell='"$@" > /dev/full')
     assert done.returncode == 2
     assert done.stderr.decode().startswith("error: Standard output cannot be written: ")
@@ -206,7 +214,7 @@ def test_a_full_standard_output_is_a_sentence(bundle):
     assert run("verify", "none", shell='"$@" 2> /dev/full').returncode == 2
 
 
-def test_json_on_standard_output_is_pure(bundle, replace_file, int8_bundle, capsys):
+def test_json_on_standard_output_is_pure(bundle, replace_file, int8_bundle, capsys, run):
     done = run("verify", bundle, "--json", "-")
     assert json.loads(done.stdout)["passed"] is True
     assert "Next: " in done.stderr.decode()
@@ -222,7 +230,7 @@ def test_json_on_standard_output_is_pure(bundle, replace_file, int8_bundle, caps
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": {"d": [None, "x"]}}
 
 
-def test_next_lines_are_commands_that_run(tmp_path, bundle):
+def test_next_lines_are_commands_that_run(tmp_path, bundle, run):
     place = tmp_path / "a bundle; rm -rf 'x' ünd"
     shutil.copytree(bundle, place)
     done = run("verify", place, "--provider", "auto")
@@ -252,7 +260,7 @@ def test_what_encode_says_next_runs_where_it_was_said(tmp_path, bundle, images):
     assert (tmp_path / "decoded.npy").exists()
 
 
-def test_impossible_numbers_are_refused_before_the_work(bundle, tmp_path):
+def test_impossible_numbers_are_refused_before_the_work(bundle, tmp_path, run):
     out = ("--bundle", bundle, "--out", tmp_path / "x.npy")
     for arguments, words in (
         (["sample", "10000000000", *out], "GiB are free"),
@@ -272,7 +280,7 @@ def test_impossible_numbers_are_refused_before_the_work(bundle, tmp_path):
 
 def test_more_threads_than_cores_are_told_of(bundle, monkeypatch, capsys):
     monkeypatch.setattr(commands, "usable_cores", lambda: 1)
-    monkeypatch.setattr(commands, "bench_bundle", lambda *_, **__: raising(BundleError("stop here"))())
+    monkeypatch.setattr(cli, "bench_bundle", lambda *_, **__: raising(BundleError("stop here"))())
     assert main(["bench", str(bundle), "--threads", "2"]) == 2
     assert "warning: 2 threads on 1 usable cores" in capsys.readouterr().err
 

@@ -1,11 +1,11 @@
-"""What the commands do, shared by `edgeae-runtime` and `edgeae`: files in, files out, and one line to print."""
+"""What the verbs do: files in, files out, and what is to be said of it."""
 
 from __future__ import annotations
 
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,20 @@ from edgeae_runtime.bundle.manifest import Manifest
 from edgeae_runtime.bundle.reader import open_bundle
 from edgeae_runtime.bundle.thread_counts import TUNING_FILE
 from edgeae_runtime.command.doctor import examine
-from edgeae_runtime.errors import InputError, shown
+from edgeae_runtime.command.text import here, next_line
+from edgeae_runtime.errors import InputError
 from edgeae_runtime.files.array_files import find_array, is_array_file
 from edgeae_runtime.files.documents import finite
 from edgeae_runtime.files.writing import write_atomically
 from edgeae_runtime.machine import available_memory, check_threads, usable_cores
-from edgeae_runtime.measure.bench import AGAIN, bench_bundle
-from edgeae_runtime.measure.comparison import compare_files, compare_reports, comparison_lines, read_report
+from edgeae_runtime.measure.comparison import compare_files, comparison_lines, read_report
 from edgeae_runtime.measure.tune import tune as tune_bundle
 from edgeae_runtime.parity import Check
 from edgeae_runtime.pictures.images import check_output, fits_images, read_array, read_named_images, write_output
-from edgeae_runtime.replay import TIMEOUT_S as TIMEOUT_S
-from edgeae_runtime.terminal import MAX_NAME, command_line, cut
+from edgeae_runtime.replay import TIMEOUT_S
 from edgeae_runtime.verification import verify as verify_bundle
 
-DEFAULT_BUNDLE, DEFAULT_PROVIDER = "bundle", "cpu"
 BENCH_PARTS = ("encoder", "decoder", "round-trip")
-CONVERSIONS = {
-    "encode": "Turn images (.npy, .npz, a picture or a folder of pictures) into latents.",
-    "decode": "Turn latents (.npy or .npz) into images.",
-    "reconstruct": "Encode images and decode them again.",
-}
 
 
 def encode(bundle: str, source: str, out: str, provider: str) -> str:
@@ -103,8 +96,8 @@ def interpolate(bundle: str, start: str, end: str, steps: int, out: str, provide
     return f"Wrote {len(images)} images to {out}\n{next_line('bench', here(bundle), provider=provider)}"
 
 
-def verify(
-    bundle: str, provider: str, key: str | Path | None = None, timeout_s: float = TIMEOUT_S
+def check_bundle(
+    bundle: str | Path, provider: str, key: str | Path | None = None, timeout_s: float = TIMEOUT_S
 ) -> tuple[list[Check], str | None]:
     """The golden vectors' checks; where a publisher's key is given, the signature first, and the key's fingerprint.
 
@@ -150,11 +143,6 @@ def earlier_bench(path: str | Path | None) -> dict[str, Any] | None:
     return None if path is None else read_report(path)
 
 
-def compared_lines(earlier: dict[str, Any], report: dict[str, Any]) -> list[str]:
-    """What changed since an earlier benchmark, a line per case."""
-    return ["", "Since the earlier benchmark:", *comparison_lines(compare_reports(earlier, report))]
-
-
 def require_parity(checks: list[Check]) -> None:
     """Raise ParityError unless all passed."""
     parity.require(
@@ -162,28 +150,6 @@ def require_parity(checks: list[Check]) -> None:
         "This machine does not compute what the torch model did: update ONNX Runtime, try another provider, or "
         "export for this machine.",
     )
-
-
-def check_lines(checks: Sequence[Check]) -> list[str]:
-    """One line per check: tick or cross, measured, limit, place of the worst element."""
-    width = max(len(check.what) for check in checks)
-    return [
-        f"{'✓' if check.passed else '✗'} {check.what:<{width}}  {figure(check.metric, check.measured):>12}"
-        f"  limit {figure(check.metric, check.limit):>10}  {cut(shown(check.where), 2 * MAX_NAME)}"
-        for check in checks
-    ]
-
-
-def figure(metric: str, value: float) -> str:
-    """A figure with its unit."""
-    if metric == "psnr_db":
-        return f"{value:.1f} dB"
-    return f"{100 * value:+.3f} %" if metric == "error_rise" else f"{value:.2e}"
-
-
-def signature_line(fingerprint: str) -> str:
-    """What a good signature means."""
-    return f"✓ signed, as it is, by the holder of the key {fingerprint[:16]}…"
 
 
 def verify_document(checks: Sequence[Check], fingerprint: str | None = None) -> dict[str, Any]:
@@ -195,64 +161,6 @@ def verify_document(checks: Sequence[Check], fingerprint: str | None = None) -> 
         "signed_by": fingerprint,
         "checks": [check.as_document() for check in checks],
     }
-
-
-def bench(
-    bundle: str,
-    parts: Sequence[str] | None,
-    batches: Sequence[int],
-    threads: Sequence[int],
-    provider: str,
-    soak_seconds: float,
-    on_case: Callable[[str], None],
-) -> dict[str, Any]:
-    """Time a bundle on this machine."""
-    return bench_bundle(
-        bundle,
-        parts=parts,
-        batches=batches,
-        threads=threads,
-        provider=provider,
-        soak_seconds=soak_seconds,
-        on_case=on_case,
-    )
-
-
-def bench_lines(report: dict[str, Any]) -> list[str]:
-    """The benchmark as plain text."""
-    machine = report["machine"]
-    lines = [f"{machine['processor']}, {machine['cores']} cores, ONNX Runtime {machine['onnxruntime']}", ""]
-    lines.append(f"{'part':<11}{'batch':>6}{'threads':>9}{'median':>11}{'±':>7}{'p90':>11}{'p99':>11}{'images/s':>11}")
-    for row in report["rows"]:
-        if row["variant"] == AGAIN:
-            continue
-        median, *tail = (f"{row[key] / 1e3:>8.3f} ms" for key in ("median_us", "p90_us", "p99_us"))
-        cells = f"{row['part']:<11}{row['batch']:>6}{row['threads']:>9}{median}{100 * row['noise']:>5.1f} %"
-        lines.append(cells + "".join(tail) + f"{row['images_per_second']:>11,.0f}")
-    lines += [
-        f"{start['part']}: first output {start['total_ms']:.0f} ms after process start "
-        f"(load {start['load_ms']:.1f} ms, first call {start['first_call_ms']:.2f} ms), "
-        f"{start['peak_memory_mib']:.0f} MiB resident"
-        for start in report["cold_start"]
-    ]
-    return [*lines, *note_lines(report)]
-
-
-def note_lines(report: dict[str, Any]) -> list[str]:
-    """What a benchmark tells beside times, as plain text: noise, idle CPU, throttling."""
-    noise = max(report["pair_noise"].values(), default=0.0)
-    lines = [f"noise: one variant timed twice differs by at most {100 * noise:.1f} %"]
-    if "idle_cpu" in report:
-        lines.append(f"idle: {100 * report['idle_cpu']:.2f} % of one core")
-    if "soak" in report:
-        soak = report["soak"]
-        first, last = soak["windows"][0], soak["windows"][-1]
-        told = "slower: this machine throttles" if soak["throttled"] else "as fast: no throttling"
-        lines.append(
-            f"{soak['case']}: {first['median_us']:.1f} us at first, {last['median_us']:.1f} us after "
-            f"{last['seconds']:.0f} s, {told}"
-        )
-    return lines
 
 
 def numbers(text: str) -> list[int]:
@@ -302,21 +210,6 @@ def check_memory(count: int, manifest: Manifest, what: str) -> None:
             f"Got {count:,} {what}, which take {count * each / (1 << 30):,.1f} GiB of memory; "
             f"{free / (1 << 30):.1f} GiB are free. Ask for at most {free // each:,} at a time."
         )
-
-
-def next_line(verb: str, *words: object, bundle: str | Path = DEFAULT_BUNDLE, provider: str = DEFAULT_PROVIDER) -> str:
-    """The exact command to try next, with the bundle and the provider that were typed where they are not the default's.
-
-    Commands that take the bundle as an argument have it among their `words`.
-    """
-    options: list[object] = [] if str(bundle) == DEFAULT_BUNDLE else ["--bundle", bundle]
-    options += [] if provider == DEFAULT_PROVIDER else ["--provider", provider]
-    return f"Next: {command_line('edgeae-runtime', verb, *words, *options)}"
-
-
-def here(path: str | Path) -> str:
-    """A path that no command line takes for an option."""
-    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def write_json(path: str | Path, report: dict[str, Any]) -> None:

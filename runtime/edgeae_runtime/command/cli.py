@@ -1,33 +1,56 @@
-"""`edgeae-runtime`: the commands a device needs, with nothing but the standard library, numpy and ONNX Runtime."""
+"""`edgeae-runtime`: the verbs a device needs, with nothing but the standard library, numpy and ONNX Runtime.
+
+Each is declared here and nowhere else: `edgeae` hands them on.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from edgeae_runtime.command import actions as commands
+from edgeae_runtime.command import actions, text
 from edgeae_runtime.command.completion import SHELLS, completion_script
-from edgeae_runtime.command.exits import CHECK_FAILED, OK, exit_status
+from edgeae_runtime.command.exits import CHECK_FAILED, OK, checking, exit_status
 from edgeae_runtime.files.writing import STANDARD_OUTPUT
+from edgeae_runtime.measure.bench import bench_bundle
+from edgeae_runtime.replay import TIMEOUT_S
 from edgeae_runtime.terminal import say, tell
 
-__all__ = ["exit_status", "main"]
+__all__ = ["main", "run_verb", "verb_parsers", "version_line"]
 
 PROGRAM = "edgeae-runtime"
+MOST_SECONDS = 30 * 24 * 3600  # timers of the operating system do not take any number
+CONVERSIONS = {
+    "encode": (actions.encode, "Turn images (.npy, .npz, a picture or a folder of pictures) into latents."),
+    "decode": (actions.decode, "Turn latents (.npy or .npz) into images."),
+    "reconstruct": (actions.reconstruct, "Encode images and decode them again."),
+}
+Run = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call one function, print; returns the exit status, see `exits`. Nothing is raised."""
-    typed = sys.argv[1:] if arguments is None else list(arguments)
 
     def run() -> int:
-        options = _parser().parse_args(typed)
-        action: Callable[[argparse.Namespace], int] = options.action
+        options = _parser().parse_args(arguments)
+        action: Run = options.action
         return action(options)
 
-    return exit_status(run, checking=typed[:1] == ["verify"])
+    return exit_status(run)
+
+
+def run_verb(name: str, typed: Sequence[str]) -> int:
+    """As `main`, of one verb and what was typed behind it."""
+    return main([name, *typed])
+
+
+def verb_parsers() -> dict[str, argparse.ArgumentParser]:
+    """What the command line of each verb is, with its description."""
+    (verbs,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(verbs.choices)
 
 
 def version_line() -> str:
@@ -44,60 +67,66 @@ def version_line() -> str:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    checks, fingerprint = commands.verify(options.bundle, options.provider, options.key, options.timeout)
+    with checking():
+        checks, fingerprint = actions.check_bundle(options.bundle, options.provider, options.key, options.timeout)
     show = _shower(options.json)
-    show([commands.signature_line(fingerprint)] if fingerprint else [])
-    show(commands.check_lines(checks))
-    _write_json(options.json, commands.verify_document(checks, fingerprint))
-    commands.require_parity(checks)
+    show([text.signature_line(fingerprint)] if fingerprint else [])
+    show(text.check_lines(checks))
+    _write_json(options.json, actions.verify_document(checks, fingerprint))
+    actions.require_parity(checks)
     show(["Verified: this machine computes what the torch model did."])
-    show([commands.next_line("bench", commands.here(options.bundle), provider=options.provider)])
+    show([text.next_line("bench", text.here(options.bundle), provider=options.provider)])
     return OK
 
 
 def _bench(options: argparse.Namespace) -> int:
-    batches, threads = commands.bench_cases(options.bundle, options.batch, options.threads)
-    earlier = commands.earlier_bench(options.compare)
+    batches, threads = actions.bench_cases(options.bundle, options.batch, options.threads)
+    earlier = actions.earlier_bench(options.compare)
     show = _shower(options.json)
-    report = commands.bench(
-        options.bundle, options.part, batches, threads, options.provider, options.soak, lambda what: show([f"… {what}"])
+    report = bench_bundle(
+        options.bundle,
+        parts=options.part,
+        batches=batches,
+        threads=threads,
+        provider=options.provider,
+        soak_seconds=options.soak,
+        on_case=lambda what: show([f"… {what}"]),
     )
-    show(commands.bench_lines(report))
-    show(commands.compared_lines(earlier, report) if earlier else ())
+    show(text.bench_lines(report))
+    show(text.compared_lines(earlier, report) if earlier else ())
     _write_json(options.json, report)
-    show([commands.next_line("tune", commands.here(options.bundle), provider=options.provider)])
+    show([text.next_line("tune", text.here(options.bundle), provider=options.provider)])
     return OK
 
 
 def _compare(options: argparse.Namespace) -> int:
-    say("\n".join(commands.compare(options.old, options.new)))
+    say("\n".join(actions.compare(options.old, options.new)))
     return OK
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    lines, healthy = commands.doctor()
+    lines, healthy = actions.doctor()
     say("\n".join(lines))
     return OK if healthy else CHECK_FAILED
 
 
 def _tune(options: argparse.Namespace) -> int:
-    say("\n".join(commands.tune(options.bundle, options.provider)))
+    say("\n".join(actions.tune(options.bundle, options.provider)))
     return OK
 
 
-def _convert(options: argparse.Namespace) -> int:
-    convert = getattr(commands, options.command)
+def _convert(convert: Callable[[str, str, str, str], str], options: argparse.Namespace) -> int:
     say(convert(options.bundle, options.input, options.out, options.provider))
     return OK
 
 
 def _sample(options: argparse.Namespace) -> int:
-    say(commands.sample(options.bundle, options.count, options.seed, options.out, options.provider))
+    say(actions.sample(options.bundle, options.count, options.seed, options.out, options.provider))
     return OK
 
 
 def _interpolate(options: argparse.Namespace) -> int:
-    say(commands.interpolate(options.bundle, options.start, options.end, options.steps, options.out, options.provider))
+    say(actions.interpolate(options.bundle, options.start, options.end, options.steps, options.out, options.provider))
     return OK
 
 
@@ -109,10 +138,16 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _seed(text: str) -> int:
-    if (seed := int(text)) < 0:
+def _seed(typed: str) -> int:
+    if (seed := int(typed)) < 0:
         raise argparse.ArgumentTypeError(f"got {seed}, expected a whole number from 0")
     return seed
+
+
+def _seconds(typed: str) -> float:
+    if not 0 < (seconds := float(typed)) <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"got {typed}, expected seconds above 0 and up to {MOST_SECONDS:,}")
+    return seconds
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,10 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="the versions of this program and what it runs on")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def verb(name: str, action: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        command = verbs.add_parser(name, help=text, description=text)
+    def verb(name: str, action: Run, says: str) -> argparse.ArgumentParser:
+        command = verbs.add_parser(name, help=says, description=says)
         command.set_defaults(action=action)
-        command.add_argument("--provider", default="cpu", help="cpu, cuda, directml or auto (default: cpu)")
         return command
 
     verify = verb("verify", _verify, "Check the hashes and replay the golden vectors.")
@@ -133,19 +167,17 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("bundle", nargs="?", default="bundle", help="folder of the bundle (default: bundle)")
     for command in (verify, bench):
         command.add_argument("--json", metavar="FILE", help="also write the figures to FILE; - is standard output")
-    verify.add_argument(
-        "--timeout", type=float, default=commands.TIMEOUT_S, metavar="SECONDS", help="until it is given up"
-    )
+    verify.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, metavar="SECONDS", help="until it is given up")
     verify.add_argument("--key", metavar="FILE", help="the publisher's public key: also check the signature")
-    bench.add_argument("--part", action="append", choices=commands.BENCH_PARTS, help="may be repeated; default: all")
+    bench.add_argument("--part", action="append", choices=actions.BENCH_PARTS, help="may be repeated; default: all")
     bench.add_argument("--batch", default="1,64", help="such as 1,64")
     bench.add_argument("--threads", default="1", help="such as 1,2")
     bench.add_argument("--soak", type=float, default=0.0, metavar="SECONDS", help="also run so long, to see throttling")
     bench.add_argument("--compare", metavar="OLD", help="an earlier bench --json: what changed, and is it real?")
-    for name, text in commands.CONVERSIONS.items():
-        convert = verb(name, _convert, text)
-        convert.add_argument("input", help="input file or folder")
-        convert.add_argument("--out", required=True, help="output file")
+    conversions = [verb(name, partial(_convert, convert), says) for name, (convert, says) in CONVERSIONS.items()]
+    for command in conversions:
+        command.add_argument("input", help="input file or folder")
+        command.add_argument("--out", required=True, help="output file")
     sample = verb("sample", _sample, "Decode random latents: new images.")
     sample.add_argument("count", type=int, nargs="?", default=16)
     sample.add_argument("--seed", type=_seed, help="the same seed gives the same latents everywhere")
@@ -155,23 +187,25 @@ def _parser() -> argparse.ArgumentParser:
     interpolate.add_argument("--steps", type=int, default=9)
     for command in (sample, interpolate):
         command.add_argument("--out", required=True, help="output file: .png, .npy or .npz")
-    for name, command in verbs.choices.items():
-        if name not in ("verify", "bench", "tune"):
-            command.add_argument("--bundle", default="bundle", help="folder of the bundle (default: bundle)")
-    doctor = verbs.add_parser("doctor", help="Find what is wrong with this machine's set-up, and what mends it.")
-    doctor.set_defaults(action=_doctor)
-    compare = verbs.add_parser("compare", help="Compare two files of bench --json: what changed, and is it real?")
-    compare.set_defaults(action=_compare)
+    for command in (*conversions, sample, interpolate):
+        command.add_argument("--bundle", default="bundle", help="folder of the bundle (default: bundle)")
+    for command in (verify, bench, tune, *conversions, sample, interpolate):
+        command.add_argument("--provider", default="cpu", help="cpu, cuda, directml or auto (default: cpu)")
+    verb("doctor", _doctor, "Find what is wrong with this machine's set-up, and what mends it.")
+    compare = verb("compare", _compare, "Compare two files of bench --json: what changed, and is it real?")
     compare.add_argument("old", help="file written by bench --json")
     compare.add_argument("new", help="another, of the same bundle or another one")
-    completion = verbs.add_parser("completion", help="Print the script that completes commands in a shell.")
+    completion = verb(
+        "completion",
+        lambda options: _print(completion_script(parser, verbs.choices, options.shell)),
+        "Print the script that completes commands in a shell.",
+    )
     completion.add_argument("shell", choices=SHELLS)
-    completion.set_defaults(action=lambda options: _print(completion_script(parser, verbs.choices, options.shell)))
     return parser
 
 
-def _print(text: str) -> int:
-    say(text.rstrip("\n"))
+def _print(script: str) -> int:
+    say(script.rstrip("\n"))
     return OK
 
 
@@ -188,7 +222,7 @@ def _shower(json: str | None) -> Callable[[Iterable[str]], None]:
 
 def _write_json(path: str | None, report: dict[str, Any]) -> None:
     if path:
-        commands.write_json(path, report)
+        actions.write_json(path, report)
         if path != STANDARD_OUTPUT:
             say(f"Wrote {path}")
 

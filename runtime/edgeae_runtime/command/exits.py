@@ -13,7 +13,8 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from edgeae_runtime.errors import EdgeAEError, IntegrityError, ParityError, SignatureError, shown
@@ -26,13 +27,27 @@ _E = TypeVar("_E", bound=BaseException)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def exit_status(action: Callable[[], int], *, checking: bool = False) -> int:
+class FailedCheckError(EdgeAEError):
+    """A check that the command is for has failed."""
+
+
+@contextmanager
+def checking() -> Iterator[None]:
+    """Within, a changed byte is a check that failed; elsewhere it is bad input.
+
+    Raises:
+        FailedCheckError: in place of IntegrityError, with its words.
+    """
+    try:
+        yield
+    except IntegrityError as error:
+        raise FailedCheckError(str(error)) from error
+
+
+def exit_status(action: Callable[[], int]) -> int:
     """Run a command; whatever it raises becomes one paragraph on standard error and an exit status.
 
-    Args:
-        action: the command; what it returns is the status of a command that ends well.
-        checking: whether the command's purpose is to check a bundle: then a changed byte is a check that failed,
-            elsewhere it is bad input.
+    What the action returns is the status of a command that ends well.
     """
     prepare_streams()
     try:
@@ -41,7 +56,7 @@ def exit_status(action: Callable[[], int], *, checking: bool = False) -> int:
             status = _exit_code(action)
             sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
-        status = _failed(error, checking)
+        status = _failed(error)
     # CPython marks a process whose interrupt passed through an `exec` of text, as dataclasses do while they are
     # imported, and, run by -m, ends it by SIGINT whatever is returned; another `exec` takes the mark away.
     exec("")
@@ -75,7 +90,7 @@ def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
     return None if isinstance(error, EdgeAEError | OSError) else behind(error, KeyboardInterrupt)
 
 
-def _failed(error: BaseException, checking: bool) -> int:
+def _failed(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         drop_output()
         return PIPE_CLOSED
@@ -86,7 +101,7 @@ def _failed(error: BaseException, checking: bool) -> int:
         status = INTERRUPTED
     else:
         tell(f"error: {cut(shown(describe(error)))}")
-        failed = isinstance(error, ParityError | SignatureError) or (checking and isinstance(error, IntegrityError))
+        failed = isinstance(error, ParityError | SignatureError | FailedCheckError)
         status = CHECK_FAILED if failed else BAD_INPUT
     if os.environ.get(DEBUG, "0") not in ("", "0"):
         import traceback  # which takes a while
