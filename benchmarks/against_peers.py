@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgeae_export.parity import reconstruction_rise, torch_runner
+from edgeae_export.modules.running import torch_runner
+from edgeae_export.parity import reconstruction_rise
 from edgeae_export.pipeline import MAX_PSNR_DB
 from edgeae_runtime.command.actions import write_json
 from edgeae_runtime.errors import EdgeAEError

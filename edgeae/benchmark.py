@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from edgeae_export import export
+from edgeae_export.arrays import in_large_batches
 from edgeae_export.modules.images import HELD_OUT_IMAGES
-from edgeae_export.parity import in_large_batches, reconstruction_rise, torch_runner
+from edgeae_export.modules.running import torch_runner
+from edgeae_export.parity import reconstruction_rise
 from edgeae_runtime import Autoencoder, open_bundle
 from edgeae_runtime.arrays import Float32Array
 from edgeae_runtime.measure.bench import (

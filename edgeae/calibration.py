@@ -17,8 +17,8 @@ from edgeae_runtime.bundle.manifest import FITS, Preprocessing
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files.array_files import find_array, is_array_file
 from edgeae_runtime.files.axes import as_batch, fits_any, fits_batch, guess_shape
-from edgeae_runtime.files.images import arranged, fits_images
-from edgeae_runtime.files.pictures import (
+from edgeae_runtime.pictures.images import arranged, fits_images
+from edgeae_runtime.pictures.loading import (
     PICTURE_SUFFIXES,
     folder_in_words,
     pictures_of,

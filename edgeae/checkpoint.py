@@ -27,7 +27,7 @@ from edgeae.documents import (
     typed,
 )
 from edgeae.model import Autoencoder, AutoencoderConfig, Decoder, Encoder
-from edgeae.training.config import TrainingConfig
+from edgeae.training_config import TrainingConfig
 
 FORMAT_VERSION = 1
 CHECKPOINT_FILE = "checkpoint.json"

@@ -14,8 +14,8 @@ from edgeae_runtime import Autoencoder, verify
 from edgeae_runtime.arrays import Float32Array
 from edgeae_runtime.command.actions import require_parity, verify_document, write_json
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.files.images import write_output
 from edgeae_runtime.parity import unit_scale
+from edgeae_runtime.pictures.images import write_output
 from numpy.typing import NDArray
 
 from edgeae.benchmark import bench_variants

@@ -18,7 +18,7 @@ from edgeae_runtime.errors import InputError
 from edgeae.checkpoint import CHECKPOINT_FILE, Checkpoint, has_checkpoint, load_checkpoint
 from edgeae.data import ImageSet, PictureOptions, holds_pictures, load_images
 from edgeae.model import AutoencoderConfig
-from edgeae.training.config import TrainingConfig
+from edgeae.training_config import TrainingConfig
 
 DEFAULT_DATA = "fashion-mnist"
 

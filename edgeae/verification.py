@@ -6,7 +6,8 @@ from pathlib import Path
 
 from edgeae_export.graph.pixels import HALF_STEP
 from edgeae_export.modules.images import choose_images
-from edgeae_export.parity import Int8Limits, check_parity, make_reference
+from edgeae_export.parity import Int8Limits, check_parity
+from edgeae_export.reference import make_reference
 from edgeae_runtime import Autoencoder
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.parity import Check, unit_scale

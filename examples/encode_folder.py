@@ -15,7 +15,7 @@ import numpy as np
 from dask import bag
 from dask.base import compute
 from edgeae_runtime import Autoencoder
-from edgeae_runtime.files.pictures import find_pictures, read_pictures
+from edgeae_runtime.pictures.loading import find_pictures, read_pictures
 
 PARTITION = 64
 

@@ -154,7 +154,7 @@ class Tune:
         tuning.tune(self.out)
 
     def state(self) -> str:
-        from edgeae_runtime.measure.tune import read_tuning
+        from edgeae_runtime.bundle.thread_counts import read_tuning
 
         if set(read_tuning(self.out)) != {"encoder", "decoder"}:
             raise ValueError("tuning.json is neither the old one nor the new one")

@@ -13,7 +13,7 @@ from pathlib import Path
 import edgeae_export
 import numpy as np
 import onnx
-from edgeae_export.parity import torch_runner
+from edgeae_export.modules.running import torch_runner
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgeae_export.graph.running import Float32Array
-from edgeae_export.parity import in_large_batches, torch_runner
+from edgeae_export.arrays import Float32Array, in_large_batches
+from edgeae_export.modules.running import torch_runner
 from edgeae_export.pipeline import MAX_PSNR_DB
 from edgeae_runtime.measure.timing import Latency, interleave
 from edgeae_runtime.parity import mse, psnr

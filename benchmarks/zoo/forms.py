@@ -11,9 +11,9 @@ from pathlib import Path
 
 import edgeae_export
 import onnx
+from edgeae_export.arrays import Float32Array, Run, in_large_batches
 from edgeae_export.graph.executed import executed_layers
-from edgeae_export.graph.running import Float32Array, Run, runner
-from edgeae_export.parity import in_large_batches
+from edgeae_export.graph.running import runner
 from edgeae_export.pipeline import QUANTIZE
 from edgeae_runtime.errors import EdgeAEError
 from torch import nn

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from edgeae_export.graph.running import Float32Array
+from edgeae_export.arrays import Float32Array
 from torch import nn
 
 CALIBRATION, HELD_OUT = 256, 64

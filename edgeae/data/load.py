@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.files.array_files import find_array, is_array_file
 from edgeae_runtime.files.axes import fits_any
-from edgeae_runtime.files.pictures import find_pictures
+from edgeae_runtime.pictures.loading import find_pictures
 
 from edgeae.data.download import download_fashion_mnist
 from edgeae.data.fashion_mnist import FILES, find_files, read_fashion_mnist, read_folder

@@ -27,9 +27,9 @@ import numpy as np
 from edgeae_runtime.bundle.manifest import FITS
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files.array_files import find_array
-from edgeae_runtime.files.decoding import Notices, load_picture, notices_in_words
-from edgeae_runtime.files.pictures import skipped_in_words
 from edgeae_runtime.files.regular import open_regular
+from edgeae_runtime.pictures.decoding import Notices, load_picture, notices_in_words
+from edgeae_runtime.pictures.loading import skipped_in_words
 from numpy.typing import NDArray
 
 from edgeae.data.images import Images, Labels

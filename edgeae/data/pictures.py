@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files.axes import as_batch, guess_shape
-from edgeae_runtime.files.pictures import PICTURE_SUFFIXES, find_pictures
+from edgeae_runtime.pictures.loading import PICTURE_SUFFIXES, find_pictures
 from numpy.typing import NDArray
 
 from edgeae.data.images import Images, ImageSet

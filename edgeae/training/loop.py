@@ -31,10 +31,10 @@ from edgeae.checkpoint import (
 from edgeae.checkpoint_writer import check_writable, finish_checkpoint, save_checkpoint
 from edgeae.data import ImageSet, entropy_floor, padding, prepare
 from edgeae.model import Autoencoder, AutoencoderConfig
-from edgeae.training.config import TrainingConfig
 from edgeae.training.precision import autocast, choose_precision
 from edgeae.training.processes import Processes
 from edgeae.training.resume import named_state, previous_run, restore_state
+from edgeae.training_config import TrainingConfig
 
 __all__ = ["TrainingConfig", "TrainingDivergedError", "TrainingProgress", "learning_rate", "train"]
 

@@ -11,7 +11,7 @@ from edgeae_runtime.errors import InputError
 from edgeae.checkpoint import Checkpoint, Tensors, has_checkpoint, load_checkpoint
 from edgeae.data import ImageSet
 from edgeae.model import Autoencoder, AutoencoderConfig
-from edgeae.training.config import TrainingConfig
+from edgeae.training_config import TrainingConfig
 
 
 def named_state(optimizer: torch.optim.Adam, model: Autoencoder) -> Tensors:

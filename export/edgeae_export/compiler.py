@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import onnx
 from edgeae_runtime.errors import InputError
 
-from edgeae_export.graph.running import Float32Array
+from edgeae_export.arrays import Float32Array
 from edgeae_export.int8.as_executed import settled
 from edgeae_export.int8.calibration import calibrate
 from edgeae_export.int8.fitting import Fitted, fit

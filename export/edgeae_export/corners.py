@@ -18,11 +18,14 @@ from edgeae_runtime.parity import Check, compare_each, psnr_each
 from numpy.typing import NDArray
 from torch import nn
 
+from edgeae_export.arrays import Float32Array, Run
 from edgeae_export.graph.probe import ROUNDING, in_last_bit, largest, observed_corners, picture_corners
-from edgeae_export.graph.running import Float32Array, Run, joined_runner, runner
+from edgeae_export.graph.running import joined_runner, runner
 from edgeae_export.modules.images import GOLDEN_IMAGES
-from edgeae_export.modules.noise import TruerRuns
-from edgeae_export.parity import FEW_IMAGES_ALLOWANCE_DB, INT8_PSNR_DB, NOISE_FACTOR, Reference, torch_outputs
+from edgeae_export.modules.noise import NOISE_FACTOR, TruerRuns
+from edgeae_export.modules.running import torch_outputs
+from edgeae_export.parity import FEW_IMAGES_ALLOWANCE_DB, INT8_PSNR_DB
+from edgeae_export.reference import Reference
 
 GOLDEN_CORNERS = 5
 """Corners of images that travel with the bundle, beside `GOLDEN_LATENTS`."""

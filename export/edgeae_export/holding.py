@@ -15,11 +15,11 @@ import onnx
 from edgeae_runtime.bundle.manifest import PARTS
 from edgeae_runtime.parity import Check, mse
 
+from edgeae_export.arrays import Float32Array, Run, in_large_batches
 from edgeae_export.compiler import Compiled, NothingInInt8Error, keep_in_float, with_layers_in_float
 from edgeae_export.graph.layers import GraphEditor, layer_multiply_adds, multiply_adds
-from edgeae_export.graph.running import Float32Array, Run, runner
+from edgeae_export.graph.running import runner
 from edgeae_export.int8.fitting import affordable
-from edgeae_export.parity import in_large_batches
 from edgeae_export.targets import Target
 
 TRIALS = 24

@@ -9,18 +9,15 @@ import onnx
 from edgeae_runtime.errors import InputError, ParityError
 from edgeae_runtime.parity import Check
 
+from edgeae_export.arrays import Float32Array, in_large_batches
 from edgeae_export.compiler import Compiled, NothingInInt8Error, compile_int8
-from edgeae_export.graph.running import Float32Array, runner
+from edgeae_export.graph.running import runner
 from edgeae_export.holding import Held, Parts, hold, told_check
 from edgeae_export.int8.fitting import affordable, spread
 from edgeae_export.modules.images import ExportImages
-from edgeae_export.parity import (
-    NOISE_FACTOR,
-    Int8Limits,
-    Reference,
-    check_parity,
-    in_large_batches,
-)
+from edgeae_export.modules.noise import NOISE_FACTOR
+from edgeae_export.parity import Int8Limits, check_parity
+from edgeae_export.reference import Reference
 from edgeae_export.targets import Target
 from edgeae_export.verdict import Comparison, compare_with_float
 

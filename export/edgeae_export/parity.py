@@ -9,23 +9,16 @@ how much the reconstruction error against the real images may rise.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from edgeae_runtime.parity import BATCH_SIZES, Check, compare, mse, psnr
-from torch import nn
 
-from edgeae_export.graph.running import Float32Array, Run
-from edgeae_export.modules.noise import TruerRuns
-
-NOISE_FACTOR = 10.0
-"""How many noise floors a float32 output may differ by: two implementations, each one floor from the truth on these
-inputs, with room for kernels (fused multiply-adds, other blockings, other processors) whose floor is a few times
-torch's. A wrong operator differs by thousands."""
+from edgeae_export.arrays import Float32Array, Run, in_large_batches
+from edgeae_export.modules.noise import NOISE_FACTOR
+from edgeae_export.reference import Reference
 
 INT8_PSNR_DB = 30.0
 """Smallest PSNR of an int8 output against float32 torch over the held-out set."""
@@ -40,13 +33,6 @@ own error so small that this adds to it."""
 
 FEW_IMAGES_ALLOWANCE_DB = 6.0
 """A batch of one to seven images may have four times the mean squared error of the whole set (10 log10 4 = 6 dB)."""
-
-BATCH_VALUES = 64 * 3 * 64 * 64
-"""Most numbers of input or output per call when many images are run: 64 colour images of 64 x 64, 4 of 256 x 256."""
-
-NOISE_IMAGES, NOISE_VALUES = (8, 256), 128 * 28 * 28
-"""Fewest and most images the noise floor is measured on, and about how many numbers these hold: float64 is slow, and
-fewer images can only make the limit stricter."""
 
 
 @dataclass(frozen=True)
@@ -63,103 +49,6 @@ class Int8Limits:
 
 COMMON_LIMITS = Int8Limits()
 """What holds unless `--max-drop` says otherwise."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The torch model's outputs on the parity inputs, and their noise floors."""
-
-    images: Float32Array
-    """[n, channels, height, width] in [0, 1]."""
-    latents: Float32Array
-    """The encoder's outputs for `images`; the decoder's inputs."""
-    decoded: Float32Array
-    """The decoder's outputs for `latents`, which is also the round trip's."""
-    noise: dict[str, float]
-    """Noise floor per output: `latent`, `image`, `reconstruction`, and `log_variance` where there is one."""
-    log_variances: Float32Array | None = None
-    """The second output of a variational encoder for `images`."""
-    image_peak: float = 1.0
-    """Width of the images' range, the peak of their PSNR."""
-    noise_by: Mapping[str, str] = field(default_factory=dict)
-    """How each part's floor was measured; see `noise.TruerRuns.by`."""
-
-    @property
-    def notices(self) -> list[str]:
-        """What the user should know of how the limits were measured."""
-        return [
-            f"The {name} has a precision written into its forward and does not run in float64: the noise that its "
-            "float32 outputs are allowed was measured by random rounding instead."
-            for name, by in self.noise_by.items()
-            if by == "rounding"
-        ]
-
-    @property
-    def encoded(self) -> tuple[Float32Array, ...]:
-        """All outputs of the encoder."""
-        return (self.latents,) if self.log_variances is None else (self.latents, self.log_variances)
-
-    @property
-    def latent_peak(self) -> float:
-        """Width of the latents' range, the peak of their PSNR."""
-        return float(np.ptp(self.latents))
-
-
-def torch_runner(module: nn.Module, dtype: torch.dtype = torch.float32, batch: int = 256) -> Run:
-    """A numpy-to-numpy function that runs a module in inference mode, in batches, to its first output."""
-    run = torch_outputs(module, dtype, batch)
-    return lambda inputs: run(inputs)[0]
-
-
-def torch_outputs(
-    module: nn.Module, dtype: torch.dtype = torch.float32, batch: int = 256
-) -> Callable[[Float32Array], tuple[Float32Array, ...]]:
-    """As `torch_runner`, to every output of a module that returns one tensor or a tuple of them."""
-    module = copy.deepcopy(module).to(dtype).eval()
-
-    def run(inputs: Float32Array) -> tuple[Float32Array, ...]:
-        with torch.inference_mode():
-            outputs = [module(chunk.to(dtype)) for chunk in torch.split(torch.from_numpy(inputs), batch)]
-        rows = [each if isinstance(each, tuple) else (each,) for each in outputs]
-        return tuple(np.concatenate([part.numpy() for part in parts]) for parts in zip(*rows, strict=True))
-
-    return run
-
-
-def make_reference(
-    encoder: nn.Module, decoder: nn.Module, images: Float32Array, image_peak: float | None = 1.0
-) -> Reference:
-    """Run the torch modules in float32 on real images, and measure their noise floors.
-
-    Args:
-        encoder: to the latent, or to the latent and its log-variance.
-        decoder: back.
-        images: float32 [n, …].
-        image_peak: width of the images' range; None takes that of the decoder's outputs.
-    """
-    decode = torch_runner(decoder)
-    latents, *further = torch_outputs(encoder)(images)
-    decoded = decode(latents)
-    few = slice(int(np.clip(NOISE_VALUES // math.prod(images.shape[1:]), *NOISE_IMAGES)))
-    encodes, decodes = TruerRuns.of(encoder, images), TruerRuns.of(decoder, latents)
-    encoded = encodes(images[few])
-    truer = [latent for latent, *_ in encoded]
-    noise = {
-        "latent": encodes.floor(truer, latents[few]),
-        "image": decodes.floor([image for image, *_ in decodes(latents[few])], decoded[few]),
-        "reconstruction": decodes.floor([run[0] for latent in truer for run in decodes(latent)], decoded[few]),
-    }
-    if further:
-        noise["log_variance"] = encodes.floor([run[1] for run in encoded], further[0][few])
-    return Reference(
-        images=images,
-        latents=latents,
-        decoded=decoded,
-        noise=noise,
-        log_variances=further[0] if further else None,
-        image_peak=image_peak if image_peak is not None else max(float(np.ptp(decoded)), 1e-12),
-        noise_by={"encoder": encodes.by, "decoder": decodes.by},
-    )
 
 
 def check_parity(
@@ -229,14 +118,6 @@ def reconstruction_rise(images: Float32Array, reference: Float32Array, measured:
     """How much larger the mean squared error against the real images is than the torch model's, relatively."""
     before = mse(images, reference)
     return mse(images, measured) / before - 1 if before > 0 else math.inf
-
-
-def in_large_batches(run: Run, inputs: Float32Array, batch: int = 64) -> Float32Array:
-    """Run inputs in batches that bound the memory: one first, to see how large its output is."""
-    made = [run(inputs[:1])]
-    largest = max(inputs[:1].size, made[0].size, 1)
-    batch = max(1, min(batch, BATCH_VALUES // largest))
-    return np.concatenate(made + [run(inputs[start : start + batch]) for start in range(1, len(inputs), batch)])
 
 
 def _error_rise(reference: Reference, measured: Float32Array, limit: float) -> Check:

@@ -16,6 +16,7 @@ from edgeae_runtime.parity import BATCH_SIZES, Check, mse, psnr, require
 from numpy.typing import NDArray
 from torch import nn
 
+from edgeae_export.arrays import Float32Array, in_large_batches
 from edgeae_export.bundle.writer import BundleContents, check_target, write_bundle
 from edgeae_export.compiler import Compiled, compile_float32
 from edgeae_export.corners import (
@@ -27,7 +28,7 @@ from edgeae_export.corners import (
     torch_corners,
 )
 from edgeae_export.graph.pixels import HALF_STEP, PIXELS, emit_uint8
-from edgeae_export.graph.running import Float32Array, check_guarded, operator_counts, runner
+from edgeae_export.graph.running import check_guarded, operator_counts, runner
 from edgeae_export.graph.simplify import SimplifyReport, simplify
 from edgeae_export.graph.trace import trace
 from edgeae_export.int8_parts import MODES, Quantized, Request
@@ -37,18 +38,11 @@ from edgeae_export.modules.adapter import adapt, known_shape
 from edgeae_export.modules.calibration_set import remarks, without_glitches
 from edgeae_export.modules.dtypes import told_of_precisions
 from edgeae_export.modules.images import choose_images
+from edgeae_export.modules.noise import NOISE_FACTOR
 from edgeae_export.modules.parts import Half
 from edgeae_export.modules.soundness import refuse_broken_outputs, refuse_broken_weights, refuse_neighbours
-from edgeae_export.parity import (
-    COMMON_LIMITS,
-    NOISE_FACTOR,
-    Int8Limits,
-    Reference,
-    check_parity,
-    in_large_batches,
-    make_reference,
-    reconstruction_rise,
-)
+from edgeae_export.parity import COMMON_LIMITS, Int8Limits, check_parity, reconstruction_rise
+from edgeae_export.reference import Reference, make_reference
 from edgeae_export.rewrites.plans import AS_IT_IS
 from edgeae_export.targets import choose_target
 from edgeae_export.value_range import ValueRange

@@ -14,6 +14,10 @@ from typing import Any
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.machine import instruction_sets
 
+MIN_INPUTS = 32
+"""Products over fewer inputs stay in float: a decoder's first layer, from a latent of few numbers, costs next to
+nothing, and errors in it are errors in every pixel."""
+
 
 @dataclass(frozen=True)
 class Target:

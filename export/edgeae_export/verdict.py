@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from edgeae_runtime.measure.timing import BUSY, THREAD_CLOCK, Difference, difference, interleave
 
-from edgeae_export.graph.running import Float32Array, runner
+from edgeae_export.arrays import Float32Array
+from edgeae_export.graph.running import runner
 
 
 @dataclass(frozen=True)

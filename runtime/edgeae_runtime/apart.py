@@ -6,14 +6,11 @@ So `verify` replays the golden vectors in a child, which gives back nothing but 
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 from edgeae_runtime.errors import (
@@ -26,6 +23,7 @@ from edgeae_runtime.errors import (
     shown,
 )
 from edgeae_runtime.parity import Check
+from edgeae_runtime.replay import MAX_WARNING, MOST_WARNINGS
 
 MEMORY = 4 << 30
 """Bytes of address space that the child may take on the CPU, beside `MEMORY_PER_BYTE` for each byte of the graphs."""
@@ -35,8 +33,7 @@ _KINDS: dict[str, type[EdgeAEError]] = {
     for kind in (BundleError, EdgeAEError, InputError, IntegrityError, ProviderError, TimeLimitError)
 }
 _MAX_ANSWER = 1 << 20
-_MOST_WARNINGS, _MAX_WARNING = 10, 1000
-_START = "import sys; sys.path[:] = {path!r}; from edgeae_runtime.apart import answer; answer()"
+_START = "import sys; sys.path[:] = {path!r}; from edgeae_runtime.replay import answer; answer()"
 
 
 def can_start() -> bool:
@@ -97,8 +94,8 @@ def _checks(said: bytes, status: int) -> list[Check]:
     """What the child answered; it ran a stranger's graph, so that its words are looked at like a stranger's."""
     try:
         document = json.loads(said)
-        for told in document["warnings"][:_MOST_WARNINGS] if status == 0 else ():
-            warnings.warn(shown(str(told))[:_MAX_WARNING], stacklevel=4)
+        for told in document["warnings"][:MOST_WARNINGS] if status == 0 else ():
+            warnings.warn(shown(str(told))[:MAX_WARNING], stacklevel=4)
         if status == 0 and "error" in document:
             raise _KINDS[document["error"]](shown(document["message"])[:2000])
         if status == 0:
@@ -115,43 +112,3 @@ def _checks(said: bytes, status: int) -> list[Check]:
 def _check(entry: dict[str, Any]) -> Check:
     texts = {name: shown(str(entry[name]))[:300] for name in ("what", "metric", "where")}
     return Check(measured=float(entry["measured"]), limit=float(entry["limit"]), **texts)
-
-
-def answer() -> None:
-    """The child: read a request, verify within its memory, write the checks or the error."""
-    from edgeae_runtime.verification import verify_here
-
-    request = json.load(sys.stdin.buffer)
-    words = os.dup(1)
-    os.dup2(2, 1)  # whatever else writes to standard output does not mix with the answer
-    _limit_memory(request.pop("memory"))
-    document: dict[str, Any]
-    said: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            document = {"checks": [dataclasses.asdict(check) for check in verify_here(**request)]}
-    except EdgeAEError as error:
-        document = {"error": type(error).__name__, "message": str(error)}
-    except MemoryError:
-        document = {"error": BundleError.__name__, "message": "Verifying the bundle takes more memory than it may."}
-    document["warnings"] = [str(each.message)[:_MAX_WARNING] for each in said[:_MOST_WARNINGS]]
-    with os.fdopen(words, "wb") as file:
-        file.write(json.dumps(document).encode())
-        file.flush()
-    os._exit(0)  # without ONNX Runtime's own clearing up, in which a damaged heap would still show
-
-
-def _limit_memory(most: int) -> None:
-    """At most so much address space, and no core file, where the system knows such limits."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    limits: Sequence[tuple[int, int]] = ((resource.RLIMIT_AS, most), (resource.RLIMIT_CORE, 0))
-    for limit, value in limits:
-        hard = resource.getrlimit(limit)[1]
-        if value and (hard == resource.RLIM_INFINITY or value <= hard):
-            resource.setrlimit(limit, (value, hard))
-        elif not value and limit == resource.RLIMIT_CORE:
-            resource.setrlimit(limit, (0, hard))

@@ -16,8 +16,8 @@ from edgeae_runtime.arguments import names_of_parts, seconds_or_none, seed_of, w
 from edgeae_runtime.arrays import Float32Array, as_array, as_latents, image_batch, latent_batch
 from edgeae_runtime.bundle.manifest import PARTS, Manifest, TensorSpec
 from edgeae_runtime.bundle.reader import Bundle, open_bundle
+from edgeae_runtime.bundle.thread_counts import read_tuning
 from edgeae_runtime.errors import BundleError, InputError, IntegrityError, ProviderError
-from edgeae_runtime.measure.tune import read_tuning
 from edgeae_runtime.part import LoadedPart, in_chunks
 from edgeae_runtime.sessions.forks import SESSIONS
 from edgeae_runtime.sessions.providers import candidates, create_session
@@ -289,7 +289,7 @@ class Autoencoder:
             InputError: `call` is none of these, or a batch is refused. What the iterable or a batch raises comes after
                 the outputs of all batches before it.
         """
-        from edgeae_runtime.streams import ahead  # here, because a single call needs no queue
+        from edgeae_runtime.sessions.streams import ahead  # here, because a single call needs no queue
 
         if not isinstance(call, str) or call not in ("encode", "decode", "reconstruct"):
             raise InputError(f"Got call={call!r}, expected encode, decode or reconstruct.")

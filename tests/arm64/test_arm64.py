@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgeae_export import export
-from edgeae_export.parity import torch_runner
+from edgeae_export.modules.running import torch_runner
 from edgeae_runtime import Autoencoder
 from edgeae_runtime.parity import psnr
 

@@ -7,7 +7,7 @@ import pytest
 from edgeae_export import export
 from edgeae_runtime import Autoencoder, InputError, open_bundle
 from edgeae_runtime.command import actions as commands
-from edgeae_runtime.files.pictures import find_pictures, load_picture
+from edgeae_runtime.pictures.loading import find_pictures, load_picture
 from PIL import Image
 
 from edgeae import AutoencoderConfig, PictureOptions, TrainingConfig, load_checkpoint, load_images, train

@@ -93,8 +93,8 @@ def test_a_rewrite_that_changes_the_outputs_is_dropped(monkeypatch):
                 tensor.raw_data = bytes(len(tensor.raw_data))
         return graph, decisions
 
-    right = plans.subpixel
-    monkeypatch.setattr(plans, "subpixel", wrong)
+    right = plans.to_subpixel
+    monkeypatch.setattr(plans, "to_subpixel", wrong)
     compiled = compile_float32(model, x, TOLERANCE, TARGET)
     assert "ConvTranspose" in operators(compiled.model)
     assert any("changed the outputs" in decision.why for decision in compiled.decisions)

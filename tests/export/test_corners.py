@@ -10,7 +10,7 @@ import pytest
 import torch
 from edgeae_export import export
 from edgeae_export.corners import GOLDEN_CORNERS, GOLDEN_LATENTS, torch_corners
-from edgeae_export.parity import make_reference
+from edgeae_export.reference import make_reference
 from edgeae_runtime import ParityError, open_bundle, verify
 from edgeae_runtime.parity import psnr_each
 from onnx import numpy_helper

@@ -6,16 +6,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from edgeae_export.parity import (
-    INT8_ERROR_RISE,
-    NOISE_FACTOR,
-    Int8Limits,
-    _error_rise,
-    check_parity,
-    make_reference,
-    reconstruction_rise,
-    torch_runner,
-)
+from edgeae_export.modules.noise import NOISE_FACTOR
+from edgeae_export.modules.running import torch_runner
+from edgeae_export.parity import INT8_ERROR_RISE, Int8Limits, _error_rise, check_parity, reconstruction_rise
+from edgeae_export.reference import make_reference
 
 FLOAT32 = {"encoder": "float32", "decoder": "float32"}
 INT8 = {"encoder": "int8", "decoder": "int8"}

@@ -8,7 +8,7 @@ from edgeae_export.graph.probe import CHECKED, Probe, observed_corners, picture_
 from edgeae_export.graph.running import runner
 from edgeae_export.int8 import equalize as equalize_module
 from edgeae_export.int8.equalize import equalizable, equalize
-from edgeae_export.rewrites import channels_last, fold_affine, plans
+from edgeae_export.rewrites import fold_affine, plans, to_channels_last
 from edgeae_export.rewrites.candidates import exact_candidates
 from edgeae_export.rewrites.plans import FOLDED, INT8_PLANS, fold
 
@@ -147,9 +147,9 @@ def tokens():
 def test_a_reshape_that_makes_other_rows_is_no_concern_of_the_rewrites(made):
     model, x = made()
     expected = runner(model)(x[:CHECKED])
-    for step in (fold_affine, channels_last, lambda given: (equalize(given, x, 0.5), [])):
+    for step in (fold_affine, to_channels_last, lambda given: (equalize(given, x, 0.5), [])):
         np.testing.assert_allclose(runner(step(model)[0])(x[:CHECKED]), expected, atol=TOLERANCE)
-    decisions = channels_last(model)[1] + fold_affine(model)[1]
+    decisions = to_channels_last(model)[1] + fold_affine(model)[1]
     assert all("other rows" in each.why or not each.applied for each in decisions)
     for name, candidate in exact_candidates(model, INT8_PLANS, x, TOLERANCE).items():
         np.testing.assert_allclose(runner(candidate.graph)(x[:7]), expected[:7], atol=TOLERANCE, err_msg=name)

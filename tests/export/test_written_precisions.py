@@ -9,8 +9,8 @@ from edgeae_export import export
 from edgeae_export.graph.running import runner
 from edgeae_export.graph.trace import trace
 from edgeae_export.modules.adapter import adapt
-from edgeae_export.modules.noise import TruerRuns
-from edgeae_export.parity import NOISE_FACTOR, make_reference
+from edgeae_export.modules.noise import NOISE_FACTOR, TruerRuns
+from edgeae_export.reference import make_reference
 from edgeae_runtime import InputError
 from torch import nn
 

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from edgeae_runtime import Autoencoder, EdgeAEError, open_bundle
-from edgeae_runtime.verification import verify_here
+from edgeae_runtime.replay import verify_here
 from fuzz_fields import mutate_fields
 from fuzz_workers import watch
 
@@ -141,7 +141,7 @@ def forge(folder: Path, name: str, raw: bytes) -> None:
 
 def tuning(folder: Path, rng: random.Random) -> bytes:
     """A record of threads as `tune` writes it, changed."""
-    from edgeae_runtime.measure.tune import SCHEMA, SCHEMA_VERSION, machine_fingerprint
+    from edgeae_runtime.bundle.thread_counts import SCHEMA, SCHEMA_VERSION, machine_fingerprint
 
     document: object = {
         "schema": SCHEMA,

@@ -27,7 +27,7 @@ import numpy as np
 from edgeae_runtime import EdgeAEError
 from edgeae_runtime.files.array_files import read_array
 from edgeae_runtime.files.axes import fits_any
-from edgeae_runtime.files.pictures import PICTURE_SUFFIXES, load_picture, survey
+from edgeae_runtime.pictures.loading import PICTURE_SUFFIXES, load_picture, survey
 from PIL import Image
 
 HANG_SECONDS = 2.0

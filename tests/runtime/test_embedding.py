@@ -10,18 +10,11 @@ import warnings
 import numpy as np
 import onnxruntime
 import pytest
-from edgeae_runtime import (
-    Autoencoder,
-    BundleError,
-    InputError,
-    ProviderError,
-    autoencoder,
-    open_bundle,
-    part,
-    providers,
-    tuning,
-)
+from edgeae_runtime import Autoencoder, BundleError, InputError, ProviderError, autoencoder, open_bundle, part
+from edgeae_runtime.bundle import thread_counts
 from edgeae_runtime.machine import usable_cores
+from edgeae_runtime.measure import tune as tuning
+from edgeae_runtime.sessions import providers
 
 SAME = 1e-6  # another batch size sums in another order: a few roundings of values near one
 
@@ -174,7 +167,7 @@ def test_tuning_is_measured_stored_and_used(broken):
     assert set(document["median_us"]["decoder"]) >= {"1"}
     assert Autoencoder.load(broken).threads == document["threads"]
     assert Autoencoder.load(broken, threads=1).threads == {"encoder": 1, "decoder": 1}
-    path = broken / tuning.TUNING_FILE
+    path = broken / thread_counts.TUNING_FILE
     stored = json.loads(path.read_text())
     stored["threads"]["decoder"] = usable_cores()
     path.write_text(json.dumps(stored))
@@ -194,10 +187,12 @@ def test_tuning_is_measured_stored_and_used(broken):
 )
 def test_a_tuning_from_elsewhere_is_ignored(broken, change):
     stored = {
-        "schema_version": tuning.SCHEMA_VERSION, "machine": tuning.machine_fingerprint(), "threads": {"decoder": 1},
-    }  # fmt: skip
+        "schema_version": thread_counts.SCHEMA_VERSION,
+        "machine": thread_counts.machine_fingerprint(),
+        "threads": {"decoder": 1},
+    }
     change(stored)
-    (broken / tuning.TUNING_FILE).write_text(json.dumps(stored))
+    (broken / thread_counts.TUNING_FILE).write_text(json.dumps(stored))
     assert Autoencoder.load(broken).threads == {"encoder": 1, "decoder": 1}
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeae_runtime.files.images import write_output
 from edgeae_runtime.files.writing import remove_leftovers, temporary_folder, write_atomically
+from edgeae_runtime.pictures.images import write_output
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files")
 CONTENT = b"0123456789" * 100
@@ -191,7 +191,7 @@ def test_numpy_says_why_the_disk_did_not_take_an_array(tmp_path):
     """Past a plain file's buffer numpy writes by itself, and tells only how many items it wrote."""
     code = (
         "import resource, sys, numpy as np\n"
-        "from edgeae_runtime.files.images import write_output\n"
+        "from edgeae_runtime.pictures.images import write_output\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: write_output(sys.argv[1], np.zeros((100, 10_000), np.float32), images=False)\n"
         "except OSError as error: print(error.errno, error.filename)\n"

@@ -15,17 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeae_runtime import (
-    Autoencoder,
-    BundleError,
-    InputError,
-    IntegrityError,
-    TimeLimitError,
-    forks,
-    providers,
-    tuning,
-)
+from edgeae_runtime import Autoencoder, BundleError, InputError, IntegrityError, TimeLimitError
+from edgeae_runtime.bundle import thread_counts
 from edgeae_runtime.measure.cold_start import process
+from edgeae_runtime.sessions import forks, providers
 
 SAME = 1e-6  # another batch size sums in another order: a few roundings of values near one
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -503,8 +496,8 @@ def test_measuring_a_start_runs_nothing_of_the_current_folder(tmp_path):
     "kind", ["fifo", "link", "device", "folder", "deep", "huge", "infinite", "text", "bool", "float", "long"]
 )
 def test_no_tuning_hinders_loading(broken, kind, tmp_path):
-    path: Path = broken / tuning.TUNING_FILE
-    whole = {"schema_version": 1, "machine": tuning.machine_fingerprint(), "threads": {"decoder": 1}}
+    path: Path = broken / thread_counts.TUNING_FILE
+    whole = {"schema_version": 1, "machine": thread_counts.machine_fingerprint(), "threads": {"decoder": 1}}
     text = {
         "deep": "[" * 60_000,
         "infinite": '{"schema_version": 1, "threads": Infinity}',

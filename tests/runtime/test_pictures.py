@@ -14,8 +14,8 @@ import pytest
 from edgeae_runtime import Autoencoder, InputError
 from edgeae_runtime.bundle.manifest import Preprocessing
 from edgeae_runtime.command import actions as commands
-from edgeae_runtime.files.images import read_images
-from edgeae_runtime.files.pictures import find_pictures, load_picture, natural_order, survey
+from edgeae_runtime.pictures.images import read_images
+from edgeae_runtime.pictures.loading import find_pictures, load_picture, natural_order, survey
 
 pillow = pytest.importorskip("PIL.Image", reason="pictures are the runtime's extra `images`")
 PngImagePlugin = pytest.importorskip("PIL.PngImagePlugin")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from edgeae_export import export
+from edgeae_export.arrays import in_large_batches
 from edgeae_export.graph.executed import executed_layers
 from edgeae_export.graph.running import runner
-from edgeae_export.parity import in_large_batches, torch_runner
+from edgeae_export.modules.running import torch_runner
 from edgeae_runtime import verify
 from edgeae_runtime.parity import mse, psnr
 

@@ -26,7 +26,8 @@ from edgeae_export.graph.executed import executed_layers
 from edgeae_export.graph.running import check_guarded, operator_counts, parameter_count
 from edgeae_export.int8.fitting import Fitted
 from edgeae_export.modules.images import GOLDEN_IMAGES
-from edgeae_export.parity import COMMON_LIMITS, Int8Limits, Reference, limit_on_few
+from edgeae_export.parity import COMMON_LIMITS, Int8Limits, limit_on_few
+from edgeae_export.reference import Reference
 from edgeae_export.targets import Target
 
 _TOOLS = ("edgeae", "edgeae-runtime", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")

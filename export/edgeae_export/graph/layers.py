@@ -249,3 +249,41 @@ def _constant_value(node: NodeProto) -> Array | None:
         if entry.name in ("value_int", "value_ints"):
             return np.array(helper.get_attribute_value(entry), np.int64)
     return None
+
+
+def nearest_layers(editor: GraphEditor, tensor: str) -> set[str]:
+    """Names of the layers that a tensor comes from, without other layers between; `""` stands for the graph's input."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    pending = [tensor]
+    while pending:
+        name = pending.pop()
+        if name in seen or editor.constant(name) is not None or not name:
+            continue
+        seen.add(name)
+        node = editor.producer(name)
+        if node is None:
+            found.add("")
+        elif node.op_type in WEIGHTED_OPS:
+            found.add(node.name)
+        else:
+            pending += node.input
+    return found
+
+
+def layers_after(editor: GraphEditor, layer: NodeProto) -> set[str]:
+    """Names of the layers that read what a layer writes, without other layers between."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    pending = list(layer.output)
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for node in editor.consumers(name):
+            if node.op_type in WEIGHTED_OPS:
+                found.add(node.name)
+            else:
+                pending += node.output
+    return found

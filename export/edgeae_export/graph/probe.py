@@ -11,8 +11,9 @@ import onnx
 from edgeae_runtime.parity import in_batches
 from numpy.typing import NDArray
 
-from edgeae_export.graph.running import Float32Array, joined_runner
-from edgeae_export.parity import NOISE_FACTOR
+from edgeae_export.arrays import Float32Array
+from edgeae_export.graph.running import joined_runner
+from edgeae_export.modules.noise import NOISE_FACTOR
 
 CHECKED = 13
 """Real inputs that two graphs are compared on: one of each batch size of `in_batches`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -12,10 +11,8 @@ from edgeae_runtime.errors import BundleError, InputError
 from edgeae_runtime.guard.graph_guard import check_graph
 from edgeae_runtime.parity import unit_scale
 from edgeae_runtime.sessions.providers import create_session
-from numpy.typing import NDArray
 
-Float32Array = NDArray[np.float32]
-Run = Callable[[Float32Array], Float32Array]
+from edgeae_export.arrays import Float32Array, Run
 
 OPSET = 18  # what torch's exporter emits without converting; every operator used here is at its final form by then
 IR_VERSION = 10  # the newest that the oldest supported ONNX Runtime (see the runtime's extras) reads

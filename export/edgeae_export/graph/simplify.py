@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import onnx
 
+from edgeae_export.arrays import Float32Array
 from edgeae_export.graph.lost_constants import lost_constants
 from edgeae_export.graph.probe import Probe
-from edgeae_export.graph.running import Float32Array, check_self_contained, clean, operator_counts
+from edgeae_export.graph.running import check_self_contained, clean, operator_counts
 
 
 @dataclass(frozen=True)

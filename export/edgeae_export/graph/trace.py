@@ -16,8 +16,9 @@ from edgeae_runtime.errors import InputError
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from edgeae_export.arrays import Float32Array
 from edgeae_export.graph.lost_constants import lost_constants
-from edgeae_export.graph.running import OPSET, Float32Array, check_self_contained, clean, runner
+from edgeae_export.graph.running import OPSET, check_self_contained, clean, runner
 from edgeae_export.graph.trace_errors import why_not_run, why_not_traced
 from edgeae_export.modules.parts import Call
 

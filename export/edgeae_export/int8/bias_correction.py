@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx
 
+from edgeae_export.arrays import Float32Array
 from edgeae_export.graph.layers import Array, GraphEditor
-from edgeae_export.graph.running import Float32Array
 from edgeae_export.int8.calibration import activations
 from edgeae_export.int8.placement import Sites
 

@@ -16,7 +16,8 @@ from edgeae_runtime.sessions.providers import create_session
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edgeae_export.graph.running import Float32Array, input_name
+from edgeae_export.arrays import Float32Array
+from edgeae_export.graph.running import input_name
 
 BATCH = 64
 TAPPED_VALUES = 1 << 25

@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from edgeae_runtime.parity import mse
 
+from edgeae_export.arrays import Float32Array, in_large_batches
 from edgeae_export.graph.layers import Array, activation_values, multiply_adds
-from edgeae_export.graph.running import Float32Array, runner
+from edgeae_export.graph.running import runner
 from edgeae_export.int8.bias_correction import correct_biases
 from edgeae_export.int8.calibration import calibrate
 from edgeae_export.int8.equalize import Equalizer, equalizable
@@ -23,7 +24,6 @@ from edgeae_export.int8.placement import Sites, find_sites
 from edgeae_export.int8.quantize import QuantizedWeight, quantize
 from edgeae_export.int8.ranges import Ranges, Steps, all_starting_ranges, schedule, search_ranges
 from edgeae_export.int8.rounding import round_weights
-from edgeae_export.parity import in_large_batches
 from edgeae_export.rewrites.plans import Plan, rewrite
 from edgeae_export.targets import Target
 

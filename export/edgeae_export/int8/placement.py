@@ -14,14 +14,12 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-from edgeae_export.graph.layers import LAYOUT_OPS, Array, GraphEditor, attribute
+from edgeae_export.graph.layers import LAYOUT_OPS, Array, GraphEditor, attribute, nearest_layers
 from edgeae_export.graph.running import WEIGHTED_OPS
 from edgeae_export.int8.residual_sums import float_sums
-from edgeae_export.int8.small_parts import nearest_layers, small_layers
+from edgeae_export.int8.small_parts import small_layers
+from edgeae_export.targets import MIN_INPUTS
 
-MIN_INPUTS = 32
-"""Products over fewer inputs stay in float: a decoder's first layer, from a latent of few numbers, costs next to
-nothing, and errors in it are errors in every pixel."""
 MIN_CHANNELS = 4
 """Convolutions of fewer input channels stay in float: ONNX Runtime's int8 kernels take channels by fours. With one
 channel of 32x32 and the layer after it, float measured 11.4 us on AVX-512 VNNI, int8 16.7, and still 13.2 where one

@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 from edgeae_runtime.parity import mse
 
+from edgeae_export.arrays import Float32Array, in_large_batches
 from edgeae_export.graph.layers import Array, GraphEditor, activation_values, multiply_adds
-from edgeae_export.graph.running import Float32Array, runner
+from edgeae_export.graph.running import runner
 from edgeae_export.int8.calibration import Histogram, Range
 from edgeae_export.int8.placement import Sites, origins
 from edgeae_export.int8.quantize import QuantizedWeight, quantize
 from edgeae_export.int8.residual_sums import least_that_matters
-from edgeae_export.parity import in_large_batches
 from edgeae_export.targets import Target
 
 Ranges = dict[tuple[str, ...], Range]

@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
+from edgeae_export.arrays import Float32Array
 from edgeae_export.graph.layers import Array, GraphEditor, attribute
-from edgeae_export.graph.running import Float32Array
 from edgeae_export.int8.calibration import activations
 from edgeae_export.int8.placement import Sites
 from edgeae_export.int8.quantize import QuantizedWeight, quantize_weight

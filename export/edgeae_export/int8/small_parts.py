@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 from onnx import NodeProto
 
-from edgeae_export.graph.layers import GraphEditor, layer_multiply_adds
-from edgeae_export.graph.running import WEIGHTED_OPS
+from edgeae_export.graph.layers import GraphEditor, layer_multiply_adds, layers_after, nearest_layers
 
 MOST_COST, MOST_STORED = 0.01, 0.05
 """Small layers stay in float while what they cost together is below the first share of the graph's work, and their
@@ -68,44 +67,6 @@ class _Ends:
         if self._after[node.name] & self._int8:
             converted += _values(self.editor, node.output[0])
         return FLOAT_COST * layer_multiply_adds(self.editor, node) + CONVERSION_COST * converted
-
-
-def nearest_layers(editor: GraphEditor, tensor: str) -> set[str]:
-    """Names of the layers that a tensor comes from, without other layers between; `""` stands for the graph's input."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    pending = [tensor]
-    while pending:
-        name = pending.pop()
-        if name in seen or editor.constant(name) is not None or not name:
-            continue
-        seen.add(name)
-        node = editor.producer(name)
-        if node is None:
-            found.add("")
-        elif node.op_type in WEIGHTED_OPS:
-            found.add(node.name)
-        else:
-            pending += node.input
-    return found
-
-
-def layers_after(editor: GraphEditor, layer: NodeProto) -> set[str]:
-    """Names of the layers that read what a layer writes, without other layers between."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    pending = list(layer.output)
-    while pending:
-        name = pending.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        for node in editor.consumers(name):
-            if node.op_type in WEIGHTED_OPS:
-                found.add(node.name)
-            else:
-                pending += node.output
-    return found
 
 
 def _weights(editor: GraphEditor, node: NodeProto) -> int:

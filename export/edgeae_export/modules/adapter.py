@@ -14,7 +14,7 @@ import torch
 from edgeae_runtime.errors import InputError
 from torch import Tensor, nn
 
-from edgeae_export.graph.running import Float32Array
+from edgeae_export.arrays import Float32Array
 from edgeae_export.modules.arguments import bind, readings
 from edgeae_export.modules.between import NotOneTensorError, why_not_one_tensor
 from edgeae_export.modules.conduct import first_of, outputs_of, refuse_frozen_batch, refuse_randomness, run_half

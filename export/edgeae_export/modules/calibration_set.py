@@ -14,7 +14,7 @@ import numpy as np
 from edgeae_runtime.errors import InputError
 from numpy.typing import NDArray
 
-from edgeae_export.graph.running import Float32Array
+from edgeae_export.arrays import Float32Array
 from edgeae_export.modules.images import GOLDEN_IMAGES, ExportImages, at_least
 
 RARE = 0.05

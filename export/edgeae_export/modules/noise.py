@@ -22,10 +22,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from edgeae_export.graph.running import Float32Array
+from edgeae_export.arrays import Float32Array
 from edgeae_export.modules.dtypes import COARSE, inner_dtypes
 
 Outputs = tuple[Float32Array, ...]
+NOISE_FACTOR = 10.0
+"""How many noise floors a float32 output may differ by: two implementations, each one floor from the truth on these
+inputs, with room for kernels (fused multiply-adds, other blockings, other processors) whose floor is a few times
+torch's. A wrong operator differs by thousands."""
+
 DRAWS = 4
 """Runs with random rounding: the largest of four differences."""
 _EPS32 = float(torch.finfo(torch.float32).eps)

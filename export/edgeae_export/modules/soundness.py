@@ -15,10 +15,11 @@ from edgeae_runtime.errors import InputError
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from edgeae_export.graph.running import Float32Array
+from edgeae_export.arrays import Float32Array
+from edgeae_export.modules.noise import NOISE_FACTOR
 from edgeae_export.modules.outputs import flatten
 from edgeae_export.modules.parts import unwrapped
-from edgeae_export.parity import NOISE_FACTOR, torch_outputs
+from edgeae_export.modules.running import torch_outputs
 
 NEIGHBOURS = 3
 """Images that are also run alone."""

@@ -3,7 +3,7 @@
 from edgeae_export.rewrites.affine_folding import fold_affine
 from edgeae_export.rewrites.batchnorm import fold_batchnorm
 from edgeae_export.rewrites.below_shuffle import move_below_shuffle
-from edgeae_export.rewrites.channels_last import channels_last
+from edgeae_export.rewrites.channels_last import to_channels_last
 from edgeae_export.rewrites.col2im import split_col2im
 from edgeae_export.rewrites.decision import Decision
 from edgeae_export.rewrites.few_inputs import pad_inputs
@@ -12,12 +12,11 @@ from edgeae_export.rewrites.one_position import to_gemm
 from edgeae_export.rewrites.phase_split import split_phases
 from edgeae_export.rewrites.resize_phases import resize_to_phases
 from edgeae_export.rewrites.sibling_gemms import merge_heads
-from edgeae_export.rewrites.subpixel import subpixel
+from edgeae_export.rewrites.subpixel import to_subpixel
 from edgeae_export.rewrites.wide_outputs import widen_outputs
 
 __all__ = [
     "Decision",
-    "channels_last",
     "fold_affine",
     "fold_batchnorm",
     "join_bias",
@@ -27,7 +26,8 @@ __all__ = [
     "resize_to_phases",
     "split_col2im",
     "split_phases",
-    "subpixel",
+    "to_channels_last",
     "to_gemm",
+    "to_subpixel",
     "widen_outputs",
 ]

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 from edgeae_runtime.measure.timing import THREAD_CLOCK, interleave
 
+from edgeae_export.arrays import Float32Array
 from edgeae_export.graph.probe import Probe
-from edgeae_export.graph.running import Float32Array, runner
+from edgeae_export.graph.running import runner
 from edgeae_export.rewrites import Decision
 from edgeae_export.rewrites.plans import AS_IT_IS, FOLDING, Plan, Step, apply, steps_of
 from edgeae_export.targets import Target

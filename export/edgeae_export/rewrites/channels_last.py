@@ -32,7 +32,7 @@ RULE = "channels_last"
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
-def channels_last(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
+def to_channels_last(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
     """Rewrite every DepthToSpace and other shuffle, every nearest Resize, and every Gemm -> Reshape to a map."""
     editor = GraphEditor(model)
     decisions = [_shuffle(editor, node) for node in editor.of_type("DepthToSpace")]

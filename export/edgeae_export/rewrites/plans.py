@@ -14,12 +14,9 @@ from dataclasses import dataclass
 import onnx
 from onnx import NodeProto
 
-from edgeae_export.graph.layers import UNARY_ACTIVATIONS, GraphEditor, attribute
-from edgeae_export.int8.placement import MIN_INPUTS
-from edgeae_export.int8.small_parts import layers_after
+from edgeae_export.graph.layers import UNARY_ACTIVATIONS, GraphEditor, attribute, layers_after
 from edgeae_export.rewrites import (
     Decision,
-    channels_last,
     fold_affine,
     fold_batchnorm,
     join_bias,
@@ -29,12 +26,14 @@ from edgeae_export.rewrites import (
     resize_to_phases,
     split_col2im,
     split_phases,
-    subpixel,
+    to_channels_last,
     to_gemm,
+    to_subpixel,
     widen_outputs,
 )
 from edgeae_export.rewrites.below_shuffle import obstacle_to_merging
 from edgeae_export.rewrites.col2im import obstacle_to_columns
+from edgeae_export.targets import MIN_INPUTS
 
 Step = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[Decision]]]
 """One rewrite."""
@@ -102,11 +101,11 @@ def steps_of(model: onnx.ModelProto, plan: Plan) -> dict[str, Step]:
         only = frozenset(node.name for node in GraphEditor(model).of_type("ConvTranspose")) - last_columns(model)
     wanted: dict[str, tuple[bool, Step]] = {
         "resize_phases": (plan.resize, resize_to_phases),
-        "subpixel": (plan.subpixel != "none", lambda graph: subpixel(graph, only, merging)),
+        "subpixel": (plan.subpixel != "none", lambda graph: to_subpixel(graph, only, merging)),
         "below_shuffle": (plan.subpixel != "none", move_below_shuffle),
         "phase_split": (plan.rows, split_phases),
         "col2im": (plan.columns, split_col2im),
-        "channels_last": (plan.channels_last, channels_last),
+        "channels_last": (plan.channels_last, to_channels_last),
         "few_inputs": (plan.wide, pad_inputs),
         "wide_outputs": (plan.wide, widen_outputs),
     }

@@ -127,7 +127,7 @@ def stacked_kernel(weight: Array, axes: tuple[AxisPhases, ...]) -> Array:
     return stacked.reshape(math.prod(strides) * outputs, inputs, *taps)
 
 
-def subpixel(
+def to_subpixel(
     model: onnx.ModelProto, only: frozenset[str] | None = None, uncropped: frozenset[str] = frozenset()
 ) -> tuple[onnx.ModelProto, list[Decision]]:
     """Rewrite every ConvTranspose that fits.

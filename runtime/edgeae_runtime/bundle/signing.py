@@ -17,10 +17,10 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeae_runtime.bundle.thread_counts import TUNING_FILE
 from edgeae_runtime.errors import InputError, SignatureError, shown
 from edgeae_runtime.files.documents import parse_json
 from edgeae_runtime.files.regular import read_regular
-from edgeae_runtime.measure.tune import TUNING_FILE
 from edgeae_runtime.terminal import name_of
 
 if TYPE_CHECKING:

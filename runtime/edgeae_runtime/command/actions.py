@@ -16,19 +16,19 @@ from edgeae_runtime import parity
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bundle.manifest import Manifest
 from edgeae_runtime.bundle.reader import open_bundle
+from edgeae_runtime.bundle.thread_counts import TUNING_FILE
 from edgeae_runtime.command.doctor import examine
 from edgeae_runtime.command.text import here, next_line
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.files.array_files import find_array, is_array_file
 from edgeae_runtime.files.documents import finite
-from edgeae_runtime.files.images import check_output, fits_images, read_array, read_named_images, write_output
 from edgeae_runtime.files.writing import write_atomically
 from edgeae_runtime.machine import available_memory, check_threads, usable_cores
 from edgeae_runtime.measure.comparison import compare_files, comparison_lines, read_report
-from edgeae_runtime.measure.tune import TUNING_FILE
 from edgeae_runtime.measure.tune import tune as tune_bundle
 from edgeae_runtime.parity import Check
-from edgeae_runtime.verification import TIMEOUT_S
+from edgeae_runtime.pictures.images import check_output, fits_images, read_array, read_named_images, write_output
+from edgeae_runtime.replay import TIMEOUT_S
 from edgeae_runtime.verification import verify as verify_bundle
 
 BENCH_PARTS = ("encoder", "decoder", "round-trip")

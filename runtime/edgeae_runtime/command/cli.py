@@ -16,8 +16,8 @@ from edgeae_runtime.command.completion import SHELLS, completion_script
 from edgeae_runtime.command.exits import CHECK_FAILED, OK, checking, exit_status
 from edgeae_runtime.files.writing import STANDARD_OUTPUT
 from edgeae_runtime.measure.bench import bench_bundle
+from edgeae_runtime.replay import TIMEOUT_S
 from edgeae_runtime.terminal import say, tell
-from edgeae_runtime.verification import TIMEOUT_S
 
 __all__ = ["main", "run_verb", "verb_parsers", "version_line"]
 

@@ -1,8 +1,7 @@
 """How many threads a bundle is fastest with, measured on this machine and kept beside it.
 
 A tiny model is often fastest on one thread: handing work to a second costs more than the work. `tune` measures, and
-writes `tuning.json` into the bundle's folder. It holds nothing but thread counts, is bound to the machine it was
-measured on, and is ignored anywhere else.
+writes `tuning.json`, which `edgeae_runtime.bundle.thread_counts` reads, into the bundle's folder.
 """
 
 from __future__ import annotations
@@ -13,48 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeae_runtime.files.regular import regular_file
+from edgeae_runtime.bundle.thread_counts import SCHEMA, SCHEMA_VERSION, TUNING_FILE, machine_fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TUNING_FILE = "tuning.json"
-SCHEMA, SCHEMA_VERSION = "edgeae-tuning", 1
 WORTHWHILE = 0.9
 """A further thread must bring the time of a call below this share: it takes a core from everybody else."""
-_MAX_BYTES = 1 << 16
-
-
-def read_tuning(bundle: Path) -> dict[str, int]:
-    """Threads per part from the last `tune` of this bundle on this machine; empty if there was none."""
-    try:
-        raw = _bounded(bundle / TUNING_FILE)
-        import json
-
-        from edgeae_runtime.machine import usable_cores
-
-        document = json.loads(raw)
-        if document["schema_version"] != SCHEMA_VERSION or document["machine"] != machine_fingerprint():
-            return {}
-        most = usable_cores()
-        return {str(part): count for part, count in document["threads"].items() if 1 <= _whole(count) <= most}
-    except Exception:
-        return {}  # an optional hint from whoever made the folder: whatever is wrong with it, the default serves
-
-
-def _bounded(path: Path) -> bytes:
-    """The content of a small file, which is no link: whoever made the folder would name one of the user's."""
-    with regular_file(path, follow=False) as file:
-        raw = file.read(_MAX_BYTES + 1)
-    if len(raw) > _MAX_BYTES:
-        raise ValueError("too long")
-    return raw
-
-
-def _whole(count: object) -> int:
-    if type(count) is not int:
-        raise TypeError("a thread count is a whole number")
-    return count
 
 
 def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
@@ -64,14 +28,13 @@ def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
         BundleError, ProviderError: the bundle cannot be run.
         OSError: the folder cannot be written.
     """
-    # Here: the autoencoder reads tunings itself, and needs neither a clock nor a writer for that.
     import json
     from pathlib import Path
 
     from edgeae_runtime.autoencoder import Autoencoder
-    from edgeae_runtime.files.images import write_atomically
     from edgeae_runtime.machine import usable_cores
     from edgeae_runtime.measure.timing import interleave
+    from edgeae_runtime.pictures.images import write_atomically
 
     bundle = Path(path)
     counts = sorted({1, 2, 4, usable_cores()} & set(range(1, usable_cores() + 1)))
@@ -110,11 +73,3 @@ def best_count(median_us: Mapping[str, float]) -> int:
         if median_us[str(count)] < WORTHWHILE * median_us[str(best)]:
             best = count
     return best
-
-
-def machine_fingerprint() -> dict[str, Any]:
-    """What a thread count depends on."""
-    from edgeae_runtime.machine import describe_machine
-
-    machine = describe_machine()
-    return {key: machine[key] for key in ("processor", "architecture", "cores", "onnxruntime")}

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from edgeae_export.rewrites import (
-    channels_last,
     fold_affine,
     fold_batchnorm,
     join_bias,
@@ -12,8 +11,9 @@ from edgeae_export.rewrites import (
     resize_to_phases,
     split_col2im,
     split_phases,
-    subpixel,
+    to_channels_last,
     to_gemm,
+    to_subpixel,
 )
 from edgeae_export.rewrites.phase_split import trim
 from edgeae_export.rewrites.plans import mergeable
@@ -200,9 +200,9 @@ def test_all_rewrites_of_a_decoder_in_a_row(kernel_and_extra, activation, rows):
     rewritten = model
 
     def subpixel_to_merge(graph):
-        return subpixel(graph, uncropped=mergeable(graph))
+        return to_subpixel(graph, uncropped=mergeable(graph))
 
-    steps = (subpixel_to_merge, move_below_shuffle, *((split_phases,) if rows else ()), split_col2im, channels_last)
+    steps = (subpixel_to_merge, move_below_shuffle, *((split_phases,) if rows else ()), split_col2im, to_channels_last)
     for rewrite in steps:
         rewritten, decisions = rewrite(rewritten)
         assert any(decision.applied for decision in decisions), rewrite.__name__
@@ -313,8 +313,8 @@ def test_any_shuffle_is_written_channels_last(strides):
     rank = len(strides)
     nodes = [("ConvTranspose", ["x", "w"], ["up"], {"strides": list(strides)}), ("Relu", ["up"], ["y"], {})]
     model = graph(nodes, [4] + [3] * rank, {"w": weights(RNG, 4, 2, *strides)})
-    shuffled, _ = subpixel(model)
-    last, (decision,) = channels_last(shuffled)
+    shuffled, _ = to_subpixel(model)
+    last, (decision,) = to_channels_last(shuffled)
     assert decision.applied
     assert operators(last) == ["Conv", "Relu", "Transpose", "Reshape", "Transpose", "Reshape", "Transpose"]
     assert_equal(model, last, weights(RNG, 2, 4, *[3] * rank))
@@ -324,7 +324,7 @@ def test_any_shuffle_is_written_channels_last(strides):
 def test_a_nearest_resize_repeats_pixels_and_rows(factors, applied):
     mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     model = graph([("Resize", ["x", "", "s"], ["y"], mode)], [3, 4, 6], {"s": np.float32([1, 1, *factors])})
-    repeated, (decision,) = channels_last(model)
+    repeated, (decision,) = to_channels_last(model)
     assert decision.applied == applied
     assert ("Resize" in operators(repeated)) != applied
     assert_equal(model, repeated, weights(RNG, 2, 3, 4, 6), float64=applied)

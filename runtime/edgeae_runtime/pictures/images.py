@@ -16,9 +16,9 @@ from edgeae_runtime.bundle.manifest import FITS, Preprocessing
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files.array_files import ArrayFile, Fits, find_array, read_array
 from edgeae_runtime.files.axes import as_batch, fits_batch
-from edgeae_runtime.files.decoding import load_picture, pillow
-from edgeae_runtime.files.pictures import PICTURE_SUFFIXES, Tell, pictures_of, read_pictures
 from edgeae_runtime.files.writing import write_atomically
+from edgeae_runtime.pictures.decoding import load_picture, pillow
+from edgeae_runtime.pictures.loading import PICTURE_SUFFIXES, Tell, pictures_of, read_pictures
 
 __all__ = [
     "FITS", "PICTURE_SUFFIXES", "load_picture", "read_array", "read_images", "write_atomically", "write_output",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeae_runtime.bundle.manifest import Preprocessing
 from edgeae_runtime.errors import InputError, shown
-from edgeae_runtime.files.decoding import Notices, load_picture, notices_in_words, picture_header, pillow
+from edgeae_runtime.pictures.decoding import Notices, load_picture, notices_in_words, picture_header, pillow
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff")
 MAX_SKIPPED_SHOWN = 10
