@@ -2,8 +2,8 @@
 
     python -m benchmarks.foreign_models [--json benchmarks/results/foreign_models.json]
 
-The models are those of benchmarks/zoo/architectures.py, from diffusers, pythae, MONAI and PyOD or after others'
-patterns, trained for a moment on smooth random pictures. Each half is timed at batch 1 on one thread, its three forms
+The models are those of benchmarks/zoo/architectures.py, from diffusers, MONAI and PyOD or after papers and others'
+patterns, trained for a moment on smooth random pictures. Each part is timed at batch 1 on one thread, its three forms
 interleaved, by CPU time.
 """
 
@@ -19,16 +19,17 @@ from typing import Any
 import edgeae_export
 import numpy as np
 import torch
+from edgeae_export import OwnModel
 from edgeae_export.graph.running import runner
 from edgeae_runtime.measure.timing import THREAD_CLOCK, compared, interleave
 
 from benchmarks.results_file import RESULTS, write_result
-from benchmarks.zoo.architectures import FOREIGN, Foreign, build, pictures
+from benchmarks.zoo.architectures import OTHER_MODELS, OtherModel, build, pictures
 
 
-def measure(foreign: Foreign, model: torch.nn.Module, inputs: np.ndarray) -> dict[str, Any]:
+def measure(foreign: OtherModel, model: torch.nn.Module, inputs: np.ndarray) -> dict[str, Any]:
     """Export one model three times, compare and time."""
-    common = {"calibration": inputs, "value_range": foreign.value_range, **foreign.options}
+    common = {"calibration": inputs, "own_model": OwnModel(value_range=foreign.value_range, **foreign.options)}
     reports = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, options in (
@@ -75,12 +76,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for foreign in FOREIGN:
+    for foreign in OTHER_MODELS:
         rows.append(measure(foreign, build(foreign), pictures(foreign.shape)))
         print(json.dumps(rows[-1]["speed"]), rows[-1]["model"], f"{rows[-1]['int8_psnr_db']:.1f} dB", flush=True)
-    write_result(
-        "foreign-models", {"rows": rows}, options.json, packages=("torch", "diffusers", "pythae", "monai", "pyod")
-    )
+    write_result("foreign-models", {"rows": rows}, options.json, packages=("torch", "diffusers", "monai", "pyod"))
 
 
 if __name__ == "__main__":

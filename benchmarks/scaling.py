@@ -21,6 +21,7 @@ from typing import Any
 import edgeae_export
 import numpy as np
 import torch
+from edgeae_export import Int8
 from edgeae_export.graph.layers import activation_values
 from edgeae_export.graph.running import runner
 from edgeae_runtime.measure.timing import interleave
@@ -94,10 +95,10 @@ def measure_point(point: Point) -> list[dict[str, Any]]:
                 model,
                 paths[name],
                 quantize="int8" if name == "int8" else "none",
-                quantize_parts=("decoder",),
                 calibration=images[HELD_OUT:],
                 held_out=images[:HELD_OUT],
                 rewrites=name != "plain float32",
+                int8=Int8(parts=("decoder",)),
             )
             decoders[name] = runner(report.parts["decoder"].model)
             sizes[name] = report.parts["decoder"].bytes

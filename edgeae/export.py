@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from edgeae_export import ExportReport
+from edgeae_export import ExportReport, Int8, OwnModel
 from edgeae_export import export as export_model
 from edgeae_export.bundle.writer import check_target
-from edgeae_export.value_range import ValueRange
-from edgeae_runtime.bundle.manifest import PARTS
+from edgeae_export.modules.own_model import INFERRED
+from edgeae_export.options import EVERYWHERE
 from edgeae_runtime.errors import InputError
 from numpy.typing import NDArray
 
 from edgeae.calibration import checkpoint_calibration, own_images
 from edgeae.checkpoint import load_checkpoint
 from edgeae.checkpoint_images import checkpoint_images
-from edgeae.own_model.import_name import build_foreign
+from edgeae.own_model.import_name import build_own_model
 
 
 def export_checkpoint(
@@ -29,11 +28,10 @@ def export_checkpoint(
     quantize: str = "none",
     calibration: str | None = None,
     target: str = "host",
-    quantize_parts: Sequence[str] = PARTS,
-    max_drop: str | None = None,
+    int8: Int8 = EVERYWHERE,
     pixels: str = "float32",
     overwrite: bool = False,
-    on_stage: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
     """Export a checkpoint, calibrated on its own training set unless told otherwise, measured on its test set.
 
@@ -42,9 +40,9 @@ def export_checkpoint(
         out: the bundle's folder.
         quantize: `"none"`, `"int8"` or `"auto"`.
         calibration: a data set's name, a folder of pictures, or a .npy or .npz file; None for the training set.
-        target, quantize_parts, max_drop, pixels: as `edgeae_export.export`.
+        target, int8, pixels: as `edgeae_export.export`.
         overwrite: whether an existing bundle may be replaced.
-        on_stage: told the name of each stage when it begins.
+        on_progress: told the name of each stage when it begins.
 
     Raises:
         InputError, ParityError: as `edgeae_export.export`, or int8 needs the training set, and it cannot be had.
@@ -69,56 +67,63 @@ def export_checkpoint(
         calibration=train_images if given is None else given.calibration,
         held_out=test_images,
         target=target,
-        quantize_parts=quantize_parts,
-        max_drop=max_drop,
+        int8=int8,
         pixels=pixels,
         overwrite=overwrite,
-        on_stage=on_stage,
+        on_progress=on_progress,
     )
     return replace(report, notices=[*notices, *report.notices])
 
 
-def export_foreign(
+def export_own_model(
     name: str,
     out: str | Path,
     *,
+    own_model: OwnModel = INFERRED,
     weights: Path | None = None,
     weights_key: str | None = None,
     trust_pickle: bool = False,
+    quantize: str = "none",
     calibration: str | None = None,
-    image_shape: Sequence[int] | None = None,
     fit: str | None = None,
-    value_range: ValueRange | None = None,
-    **options: Any,  # noqa: ANN401 those of `edgeae_export.export`
+    target: str = "host",
+    int8: Int8 = EVERYWHERE,
+    pixels: str = "float32",
+    overwrite: bool = False,
+    on_progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
     """Export a model of the user's own.
 
     Args:
-        name: `package.module:attribute`, see `edgeae.own_model.import_name.build_foreign`.
+        name: `package.module:attribute`, see `edgeae.own_model.import_name.build_own_model`.
         out: the bundle's folder.
-        weights, weights_key, trust_pickle: as there.
+        own_model: what its owner tells of it; the shape of an image is by default that of those in `calibration`.
+        weights, weights_key, trust_pickle: as `build_own_model`.
+        quantize: `"none"`, `"int8"` or `"auto"`.
         calibration: a folder of pictures, a .npy or .npz file, or a data set's name; a tenth of it is held out to
             measure parity on.
-        image_shape: of one image; by default that of the images in `calibration`.
-        fit: how pictures of another size are brought to that: `crop`, `pad` or `stretch`.
-        value_range: of the model's own images.
-        options: as `edgeae_export.export`.
+        fit: how pictures of another size are brought to the image's: `crop`, `pad` or `stretch`.
+        target, int8, pixels, overwrite, on_progress: as `edgeae_export.export`.
 
     Raises:
         InputError, ParityError: as there, or the model or its weights cannot be had.
     """
-    model, told = build_foreign(name, weights, weights_key=weights_key, trust_pickle=trust_pickle)
-    if calibration is None:
-        report = export_model(model, out, image_shape=image_shape, value_range=value_range, **options)
-        return replace(report, notices=[*told, *report.notices])
-    given = own_images(calibration, model, image_shape, fit)
+    model, notices = build_own_model(name, weights, weights_key=weights_key, trust_pickle=trust_pickle)
+    given = None if calibration is None else own_images(calibration, model, own_model.image_shape, fit)
+    if given is not None:
+        notices = [*notices, *given.notices]
+        own_model = replace(own_model, image_shape=given.calibration.shape[1:])
     report = export_model(
         model,
         out,
-        calibration=given.calibration,
-        held_out=given.held_out,
-        image_shape=given.calibration.shape[1:],
-        value_range=value_range,
-        **options,
+        quantize=quantize,
+        calibration=None if given is None else given.calibration,
+        held_out=None if given is None else given.held_out,
+        target=target,
+        pixels=pixels,
+        own_model=own_model,
+        int8=int8,
+        overwrite=overwrite,
+        on_progress=on_progress,
     )
-    return replace(report, notices=[*told, *given.notices, *report.notices])
+    return replace(report, notices=[*notices, *report.notices])

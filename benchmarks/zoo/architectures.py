@@ -1,13 +1,15 @@
 """Architectures of other people, with seeded weights, trained for a moment so that they do something.
 
-Packages that can be installed bring most of them; those of `small_nets.py` are written after patterns met elsewhere.
-Each entry of `FOREIGN` gives the model, the options of `export`, and inputs as the model takes them.
+Packages that can be installed bring some of them; those of `keyed_nets.py` are written after papers, those of
+`small_nets.py` after patterns met elsewhere. Each entry of `OTHER_MODELS` gives the model, the options of `export`, and
+inputs as the model takes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,14 @@ import torch.nn.functional as F
 from edgeae_export import ValueRange
 from torch import nn
 
+from benchmarks.zoo.keyed_nets import convolutional, dense, residual
 from benchmarks.zoo.small_nets import Ai85, Cropped, Patches, VanillaVAE, Volume
 
 STEPS = 30
 
 
 @dataclass(frozen=True)
-class Foreign:
+class OtherModel:
     """One architecture of somebody else's."""
 
     name: str
@@ -68,37 +71,6 @@ def kl_autoencoder() -> nn.Module:
     )
 
 
-def pythae_mlp(variational: bool) -> Callable[[], nn.Module]:
-    """pythae's default nets: dense layers."""
-
-    def build() -> nn.Module:
-        from pythae.models import AE, VAE, AEConfig, VAEConfig
-
-        if variational:
-            return VAE(VAEConfig(input_dim=(1, 28, 28), latent_dim=10))
-        return AE(AEConfig(input_dim=(1, 28, 28), latent_dim=10))
-
-    return build
-
-
-def pythae_conv() -> nn.Module:
-    """pythae's convolutional nets for MNIST."""
-    from pythae.models import VAE, VAEConfig
-    from pythae.models.nn.benchmarks.mnist import Decoder_Conv_AE_MNIST, Encoder_Conv_VAE_MNIST
-
-    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=16)
-    return VAE(config, encoder=Encoder_Conv_VAE_MNIST(config), decoder=Decoder_Conv_AE_MNIST(config))
-
-
-def pythae_resnet() -> nn.Module:
-    """pythae's residual nets for CIFAR."""
-    from pythae.models import AE, AEConfig
-    from pythae.models.nn.benchmarks.cifar import Decoder_ResNet_AE_CIFAR, Encoder_ResNet_AE_CIFAR
-
-    config = AEConfig(input_dim=(3, 32, 32), latent_dim=16)
-    return AE(config, encoder=Encoder_ResNet_AE_CIFAR(config), decoder=Decoder_ResNet_AE_CIFAR(config))
-
-
 def monai_autoencoder() -> nn.Module:
     """MONAI's AutoEncoder: transposed convolutions, batch norm and PReLU."""
     from monai.networks.nets import AutoEncoder
@@ -113,29 +85,29 @@ def pyod_dense() -> nn.Module:
     return AutoEncoderModel(feature_size=40, hidden_neuron_list=[64, 32])
 
 
-FOREIGN = (
-    Foreign("diffusers AutoencoderTiny", tiny_autoencoder, (3, 64, 64)),
-    Foreign("diffusers AutoencoderKL", kl_autoencoder, (3, 32, 32), value_range=ValueRange.between(-1, 1)),
-    Foreign("pythae AE, dense", pythae_mlp(variational=False), (1, 28, 28)),
-    Foreign("pythae VAE, dense", pythae_mlp(variational=True), (1, 28, 28)),
-    Foreign("pythae VAE, convolutional", pythae_conv, (1, 28, 28)),
-    Foreign("pythae AE, residual", pythae_resnet, (3, 32, 32)),
-    Foreign("MONAI AutoEncoder", monai_autoencoder, (1, 32, 32)),
-    Foreign("PyOD AutoEncoder, dense", pyod_dense, (40,)),
-    Foreign("ai85 autoencoder", Ai85, (1, 28, 28)),
-    Foreign("PyTorch-VAE VanillaVAE", VanillaVAE, (3, 32, 32), value_range=ValueRange.between(-1, 1)),
-    Foreign("volumes, Conv3d", Volume, (1, 16, 16, 16)),
-    Foreign("30x50, cropping decoder", Cropped, (1, 30, 50)),
-    Foreign("ViT-like patches", Patches, (3, 32, 32)),
+OTHER_MODELS = (
+    OtherModel("diffusers AutoencoderTiny", tiny_autoencoder, (3, 64, 64)),
+    OtherModel("diffusers AutoencoderKL", kl_autoencoder, (3, 32, 32), value_range=ValueRange.between(-1, 1)),
+    OtherModel("AE, dense", partial(dense, variational=False), (1, 28, 28)),
+    OtherModel("VAE, dense", partial(dense, variational=True), (1, 28, 28)),
+    OtherModel("VAE, convolutional", convolutional, (1, 28, 28)),
+    OtherModel("AE, residual", residual, (3, 32, 32)),
+    OtherModel("MONAI AutoEncoder", monai_autoencoder, (1, 32, 32)),
+    OtherModel("PyOD AutoEncoder, dense", pyod_dense, (40,)),
+    OtherModel("ai85 autoencoder", Ai85, (1, 28, 28)),
+    OtherModel("PyTorch-VAE VanillaVAE", VanillaVAE, (3, 32, 32), value_range=ValueRange.between(-1, 1)),
+    OtherModel("volumes, Conv3d", Volume, (1, 16, 16, 16)),
+    OtherModel("30x50, cropping decoder", Cropped, (1, 30, 50)),
+    OtherModel("ViT-like patches", Patches, (3, 32, 32)),
 )
 
 
-def build(foreign: Foreign, steps: int = STEPS) -> nn.Module:
+def build(other: OtherModel, steps: int = STEPS) -> nn.Module:
     """The model after a few steps of training on its inputs, in eval mode."""
     torch.manual_seed(0)
-    model = foreign.build()
-    inputs = torch.from_numpy(pictures(foreign.shape))
-    target = foreign.value_range.to_model(inputs) if foreign.value_range else inputs
+    model = other.build()
+    inputs = torch.from_numpy(pictures(other.shape))
+    target = other.value_range.to_model(inputs) if other.value_range else inputs
     encode, decode = (next(getattr(model, n) for n in names if hasattr(model, n)) for names in NAMES)
     adam = torch.optim.Adam(model.parameters(), 1e-3)
     for step in range(steps):

@@ -97,33 +97,37 @@ def export(
     ] = False,
 ) -> None:
     """Export separate encoder and decoder graphs, checked against torch, as a bundle."""
-    from edgeae.export import export_checkpoint, export_foreign
+    from edgeae_export import Int8, OwnModel
+
+    from edgeae.export import export_checkpoint, export_own_model
     from edgeae.own_model.import_name import is_import_name
 
     options: dict[str, Any] = {
         "quantize": quantize,
         "calibration": calibration,
         "target": target,
-        "quantize_parts": quantize_part or PARTS,
-        "max_drop": max_drop,
+        "int8": Int8(tuple(quantize_part or PARTS), max_drop),
         "pixels": pixels,
         "overwrite": overwrite,
     }
-    own: dict[str, Any] = {
+    told: dict[str, Any] = {
         "image_shape": numbers_or_none("--image-shape", image_shape, int),
-        "fit": fit,
         "encoder": encoder,
         "decoder": decoder,
         "outputs": outputs.split(",") if outputs else None,
         "encoder_arguments": half_arguments("--encoder-argument", encoder_argument or []),
         "decoder_arguments": half_arguments("--decoder-argument", decoder_argument or []),
         "value_range": chosen_range(value_range, mean, std),
+    }
+    files: dict[str, Any] = {
         "weights": checkpoint,
         "weights_key": weights_key,
         "trust_pickle": trust_pickle,
+        "fit": fit,
     }
-    foreign = is_import_name(model)
-    if not foreign and any(own.values()):
+    own = told | files
+    its_own_model = is_import_name(model)
+    if not its_own_model and any(own.values()):
         words = {
             "weights": "checkpoint",
             "encoder_arguments": "encoder-argument",
@@ -133,10 +137,10 @@ def export(
         raise InputError(f"Got {given} for the checkpoint {model}, which knows these. They go with your own model.")
     console.heading(f"Export {model} to {out}")
     with console.StageLog() as stages:
-        if foreign:
-            report = export_foreign(model, out, **options, **own, on_stage=stages)
+        if its_own_model:
+            report = export_own_model(model, out, own_model=OwnModel(**told), **files, **options, on_progress=stages)
         else:
-            report = export_checkpoint(model, out, **options, on_stage=stages)
+            report = export_checkpoint(model, out, **options, on_progress=stages)
     tables.show_export(report)
     console.say(f"\nWrote the bundle {out}")
     verify_it = command_line("edgeae-runtime", "verify", here(out))

@@ -22,7 +22,7 @@ def is_import_name(text: str) -> bool:
     return bool(_NAME.fullmatch(text))
 
 
-def build_foreign(
+def build_own_model(
     name: str, weights: Path | None = None, *, weights_key: str | None = None, trust_pickle: bool = False
 ) -> tuple[Any, list[str]]:
     """Import `package.module:attribute`, call it if it is no module yet, and load weights into it.

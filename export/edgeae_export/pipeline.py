@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -33,15 +33,15 @@ from edgeae_export.graph.simplify import SimplifyReport, simplify
 from edgeae_export.graph.trace import trace
 from edgeae_export.int8_parts import MODES, Quantized, Request
 from edgeae_export.int8_parts import quantize_parts as compile_in_int8
-from edgeae_export.max_drop import MaxDrop
 from edgeae_export.modules.adapter import adapt, known_shape
 from edgeae_export.modules.calibration_set import remarks, without_glitches
 from edgeae_export.modules.dtypes import told_of_precisions
 from edgeae_export.modules.images import choose_images
 from edgeae_export.modules.noise import NOISE_FACTOR
-from edgeae_export.modules.parts import Half
+from edgeae_export.modules.own_model import INFERRED, OwnModel
 from edgeae_export.modules.soundness import refuse_broken_outputs, refuse_broken_weights, refuse_neighbours
-from edgeae_export.parity import COMMON_LIMITS, Int8Limits, check_parity, reconstruction_rise
+from edgeae_export.options import EVERYWHERE, Int8
+from edgeae_export.parity import Int8Limits, check_parity, reconstruction_rise
 from edgeae_export.reference import Reference, make_reference
 from edgeae_export.rewrites.plans import AS_IT_IS
 from edgeae_export.targets import choose_target
@@ -124,19 +124,12 @@ def export(
     calibration: NDArray[np.uint8] | Float32Array | None = None,
     held_out: NDArray[np.uint8] | Float32Array | None = None,
     target: str = "host",
-    quantize_parts: Sequence[str] = PARTS,
-    max_drop: str | None = None,
     pixels: str = "float32",
-    image_shape: Sequence[int] | None = None,
-    encoder: Half = None,
-    decoder: Half = None,
-    outputs: Sequence[str] | None = None,
-    encoder_arguments: Mapping[str, Any] | None = None,
-    decoder_arguments: Mapping[str, Any] | None = None,
-    value_range: ValueRange | None = None,
+    own_model: OwnModel = INFERRED,
+    int8: Int8 = EVERYWHERE,
     rewrites: bool = True,
     overwrite: bool = False,
-    on_stage: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
     """Export an autoencoder as a bundle; it is written only if it computes what torch does.
 
@@ -152,48 +145,33 @@ def export(
         held_out: real images that training did not see, to measure parity on.
         target: the machine to compile for, one of `TARGETS`. `host` is this one, with candidates timed; any other gives
             the same bytes every time.
-        quantize_parts: the parts that `int8` applies to.
-        max_drop: what int8 may cost over the held-out images, instead of the common limits (30 dB, and a rise of 5 %
-            unless that is invisible), stricter or laxer: `"45dB"`, PSNR of the reconstructions against float32, however
-            much their error rises, or `"0.05%"`, rise of the reconstruction error. The layers that hurt most for
-            their work stay in float until it holds.
         pixels: what the decoder gives, `"float32"` in [0, 1] or `"uint8"`.
-        image_shape, encoder, decoder, outputs, encoder_arguments, decoder_arguments: see
-            `edgeae_export.modules.adapter.adapt`.
-        value_range: what the model's own images look like, where that is not [0, 1]: the bundle's are.
+        own_model: what the model's owner tells of it.
+        int8: where 8 bits are wanted, and what they may cost.
         rewrites: False leaves the float32 graphs as torch and onnxsim make them, to compare with.
         overwrite: whether an existing bundle at `out` may be replaced.
-        on_stage: told the name of each stage when it begins.
+        on_progress: told the name of each stage when it begins.
 
     Raises:
         InputError: an argument cannot be used; a half cannot be found, is random or in training mode; torch cannot
             trace it, or freezes its batch; or nothing would run in int8.
         ParityError: an exported graph does not compute what torch does; nothing was written.
     """
-    tell = on_stage or (lambda stage: None)
+    tell = on_progress or (lambda stage: None)
     machine = choose_target(target)
-    _check_arguments(quantize, calibration, quantize_parts, pixels, rewrites)
-    limits = MaxDrop.parse(max_drop).limits if max_drop is not None else COMMON_LIMITS
+    _check_arguments(quantize, calibration, int8.parts, pixels, rewrites)
+    limits = int8.limits
     check_target(out, overwrite=overwrite)
-    shape = known_shape(model, image_shape, calibration if held_out is None else held_out)
-    value_range = value_range or ValueRange.default(shape)
-    refuse_broken_weights(model, encoder, decoder)
+    shape = known_shape(model, own_model.image_shape, calibration if held_out is None else held_out)
+    value_range = own_model.value_range or ValueRange.default(shape)
+    own_model = replace(own_model, image_shape=shape, value_range=value_range)
+    refuse_broken_weights(model, own_model.encoder, own_model.decoder)
     images = choose_images(shape, calibration, held_out, (0.0, 1.0) if value_range.bounded else None)
     notices: list[str] = []
     if quantize != "none":
         images, notices = without_glitches(images)
         notices += remarks(images)
-    adapted = adapt(
-        model,
-        images.held_out if images.real else None,
-        image_shape=shape,
-        encoder=encoder,
-        decoder=decoder,
-        outputs=outputs,
-        encoder_arguments=encoder_arguments,
-        decoder_arguments=decoder_arguments,
-        value_range=value_range,
-    )
+    adapted = adapt(model, images.held_out if images.real else None, own_model)
     if pixels == "uint8" and not value_range.bounded:
         raise InputError("Got pixels='uint8' for a model of signals or rows, expected one of pictures in [0, 1].")
 
@@ -234,7 +212,7 @@ def export(
         parts[name] = PartReport(simplification, simplified, float32)
     quantized = Quantized({name: part.compiled for name, part in parts.items()}, [], [])
     if quantize != "none":
-        request = Request(quantize, quantize_parts, limits, max_drop is not None, machine)
+        request = Request(quantize, int8.parts, limits, int8.max_drop is not None, machine)
         simplified_graphs = {name: part.simplified for name, part in parts.items()}
         quantized = compile_in_int8(
             simplified_graphs, quantized.parts, reference, images, noise, corner_inputs, request, tell

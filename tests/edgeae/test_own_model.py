@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from edgeae_runtime import Autoencoder, InputError, open_bundle
 
-from edgeae.own_model.import_name import build_foreign, is_import_name
+from edgeae.own_model.import_name import build_own_model, is_import_name
 from edgeae.own_model.words import chosen_range, half_arguments
 
 MODULE = """
@@ -53,7 +53,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
         monkeypatch.delitem(sys.modules, name)
-    model = build_foreign("mine.net:build")[0]
+    model = build_own_model("mine.net:build")[0]
     safetensors.torch.save_file(model.state_dict(), tmp_path / "weights.safetensors")
     coarse = np.random.default_rng(0).random((80, 3, 4, 4), dtype=np.float32)
     np.save(tmp_path / "images.npy", coarse.repeat(4, axis=2).repeat(4, axis=3))
@@ -74,7 +74,7 @@ def test_from_the_command_line_to_a_device(project):
         "--quantize", "int8", "--out", "bundle", cwd=project,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
-    model, images = build_foreign("mine.net:build")[0], np.load(project / "images.npy")[:4]
+    model, images = build_own_model("mine.net:build")[0], np.load(project / "images.npy")[:4]
     with torch.inference_mode():
         mean, _ = model.encode(torch.from_numpy(images) * 2 - 1)
         expected = (model.decode(mean, gain=0.5) + 1) / 2
@@ -107,16 +107,16 @@ def test_names(project):
     assert is_import_name("mine:Model.make")
     for text in ("runs/latest", "bundle", "C:\\runs", "a:b:c", "https://x"):
         assert not is_import_name(text)
-    assert not build_foreign("mine.net:build")[0].training
-    assert not build_foreign("mine.net:Model")[0].training, "a class is called"
+    assert not build_own_model("mine.net:build")[0].training
+    assert not build_own_model("mine.net:Model")[0].training, "a class is called"
 
 
 def test_weights(project):
     for name in ("plain.pt", "nested.pt"):
-        state = build_foreign("mine.net:build")[0].state_dict()
+        state = build_own_model("mine.net:build")[0].state_dict()
         changed = {key: value + 1 for key, value in state.items()}
         torch.save({"state_dict": changed, "epoch": 3} if name == "nested.pt" else changed, project / name)
-        model, _ = build_foreign("mine.net:build", project / name)
+        model, _ = build_own_model("mine.net:build", project / name)
         assert torch.equal(model.a.bias, state["a.bias"] + 1)
 
 
@@ -126,16 +126,18 @@ class Harmful:
 
 
 def test_a_pickle_that_wants_more_is_refused(project):
-    torch.save({"state_dict": build_foreign("mine.net:build")[0].state_dict(), "extra": Harmful()}, project / "bad.pt")
+    torch.save(
+        {"state_dict": build_own_model("mine.net:build")[0].state_dict(), "extra": Harmful()}, project / "bad.pt"
+    )
     with pytest.raises(InputError, match="--trust-pickle"):
-        build_foreign("mine.net:build", project / "bad.pt")
+        build_own_model("mine.net:build", project / "bad.pt")
     assert not (project / "harmed").exists()
-    build_foreign("mine.net:build", project / "bad.pt", trust_pickle=True)
+    build_own_model("mine.net:build", project / "bad.pt", trust_pickle=True)
     assert (project / "harmed").exists(), "the user asked for it"
 
 
 def test_weights_that_do_not_fit(project):
-    state = build_foreign("mine.net:build")[0].state_dict()
+    state = build_own_model("mine.net:build")[0].state_dict()
     cases = {
         "missing": ({key: value for key, value in state.items() if key != "a.bias"}, "lacks a.bias"),
         "shape": ({**state, "a.bias": torch.zeros(9)}, r"a\.bias is \[9\], expected \[4\]"),
@@ -143,12 +145,12 @@ def test_weights_that_do_not_fit(project):
     for name, (tensors, words) in cases.items():
         safetensors.torch.save_file(tensors, project / f"{name}.safetensors")
         with pytest.raises(InputError, match=words):
-            build_foreign("mine.net:build", project / f"{name}.safetensors")
+            build_own_model("mine.net:build", project / f"{name}.safetensors")
     (project / "text.safetensors").write_text("no")
     with pytest.raises(InputError, match="safetensors file"):
-        build_foreign("mine.net:build", project / "text.safetensors")
+        build_own_model("mine.net:build", project / "text.safetensors")
     with pytest.raises(InputError, match="no weights"):
-        build_foreign("mine.net:build", project / "none.pt")
+        build_own_model("mine.net:build", project / "none.pt")
 
 
 def test_words_of_the_command_line():
@@ -200,7 +202,7 @@ QUANTISED = """
 @pytest.mark.slow
 def test_the_command_line_tells_what_the_halves_leave_out_and_where_the_weights_were(project):
     (project / "mine" / "quantised.py").write_text(textwrap.dedent(QUANTISED))
-    state = build_foreign("mine.quantised:Model")[0].state_dict()
+    state = build_own_model("mine.quantised:Model")[0].state_dict()
     torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}, project / "w.ckpt")
     done = run(
         "export", "mine.quantised:Model", "--checkpoint", "w.ckpt", "--calibration", "images.npy", "--out", "bundle",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from edgeae_export import ValueRange, export
+from edgeae_export import OwnModel, ValueRange, export
 from edgeae_runtime import Autoencoder, InputError, open_bundle, verify
 from torch import nn
 
@@ -146,14 +146,14 @@ def test_a_distribution_is_told_apart(kind, pictures, tmp_path):
 def test_an_ambiguous_pair_has_to_be_named(pictures, tmp_path):
     model = Ambiguous().eval()
     with pytest.raises(InputError, match=r"--outputs mean,log_variance"):
-        export(model, tmp_path / "bundle", image_shape=(1, SIZE, SIZE))
-    export(model, tmp_path / "bundle", held_out=pictures, outputs=("mean", "log_variance"))
+        export(model, tmp_path / "bundle", own_model=OwnModel(image_shape=(1, SIZE, SIZE)))
+    export(model, tmp_path / "bundle", held_out=pictures, own_model=OwnModel(outputs=("mean", "log_variance")))
     mean, _ = Autoencoder.load(tmp_path / "bundle").encode_distribution(pictures[:2])
     np.testing.assert_allclose(mean, torch_of(model.heads, pictures[:2])[0].numpy(), atol=1e-5)
-    export(model, tmp_path / "bundle", held_out=pictures, outputs=("-", "latent"), overwrite=True)
+    export(model, tmp_path / "bundle", held_out=pictures, overwrite=True, own_model=OwnModel(outputs=("-", "latent")))
     assert open_bundle(tmp_path / "bundle").manifest.latent.prior is None
     with pytest.raises(InputError, match="expected one word for each"):
-        export(model, tmp_path / "other", held_out=pictures, outputs=("mean",))
+        export(model, tmp_path / "other", held_out=pictures, own_model=OwnModel(outputs=("mean",)))
 
 
 class SecondAlone(Base):
@@ -166,7 +166,7 @@ class SecondAlone(Base):
 
 def test_a_deviation_becomes_a_log_variance(pictures, tmp_path):
     model = SecondAlone().eval()
-    export(model, tmp_path / "bundle", held_out=pictures, outputs=("mean", "std"))
+    export(model, tmp_path / "bundle", held_out=pictures, own_model=OwnModel(outputs=("mean", "std")))
     _, log_variance = Autoencoder.load(tmp_path / "bundle").encode_distribution(pictures[:4])
     np.testing.assert_allclose(log_variance, torch_of(model.heads, pictures[:4])[1].numpy(), atol=1e-4)
 
@@ -222,7 +222,7 @@ class Range(nn.Module):
 )
 def test_other_ranges_are_undone(pictures, tmp_path, value_range, last):
     model, images = Range(last).eval(), np.repeat(pictures, 3, axis=1)
-    export(model, tmp_path / "bundle", held_out=images, value_range=value_range)
+    export(model, tmp_path / "bundle", held_out=images, own_model=OwnModel(value_range=value_range))
     ae = Autoencoder.load(tmp_path / "bundle")
     mean, std = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (value_range.mean, value_range.std))
     expected = torch_of(model.encoder, (images[:3] - mean) / std)
@@ -282,7 +282,12 @@ def test_further_arguments_are_bound(pictures, tmp_path):
     model, label = Conditioned().eval(), torch.tensor([[0.0, 1.0]])
     with pytest.raises(InputError, match="decoder_arguments"):
         export(model, tmp_path / "bundle", held_out=pictures)
-    export(model, tmp_path / "bundle", held_out=pictures, decoder_arguments={"y": label, "strength": 2.0})
+    export(
+        model,
+        tmp_path / "bundle",
+        held_out=pictures,
+        own_model=OwnModel(decoder_arguments={"y": label, "strength": 2.0}),
+    )
     latents = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
     expected = torch_of(lambda z: model.decode(z, label, 2.0), latents)
     np.testing.assert_allclose(Autoencoder.load(tmp_path / "bundle").decode(latents), expected.numpy(), atol=1e-5)
@@ -298,15 +303,20 @@ class Unusual(Base):
 
 def test_halves_by_name_and_by_method(pictures, tmp_path):
     model = Unusual().eval()
-    export(model, tmp_path / "named", held_out=pictures, encoder="to_code", decoder="to_picture")
-    export(model, tmp_path / "bound", held_out=pictures, encoder=model.to_code, decoder=model.to_picture)
+    export(model, tmp_path / "named", held_out=pictures, own_model=OwnModel(encoder="to_code", decoder="to_picture"))
+    export(
+        model,
+        tmp_path / "bound",
+        held_out=pictures,
+        own_model=OwnModel(encoder=model.to_code, decoder=model.to_picture),
+    )
     for name in ("named", "bound"):
         found = Autoencoder.load(tmp_path / name).encode(pictures[:2])
         np.testing.assert_allclose(found, torch_of(model.to_code, pictures[:2]).numpy(), atol=1e-5)
     with pytest.raises(InputError, match="attribute"):
-        export(model, tmp_path / "none", held_out=pictures, encoder="nothing")
+        export(model, tmp_path / "none", held_out=pictures, own_model=OwnModel(encoder="nothing"))
     with pytest.raises(InputError, match="plain function"):
-        export(model, tmp_path / "none", held_out=pictures, encoder=lambda x: x)
+        export(model, tmp_path / "none", held_out=pictures, own_model=OwnModel(encoder=lambda x: x))
     with pytest.raises(InputError, match="has no encoder"):
         export(nn.Linear(2, 2), tmp_path / "none", held_out=pictures)
 
@@ -400,14 +410,14 @@ class Noisy(nn.Module):
 @pytest.mark.parametrize("how", ["randn", "rand", "dropout"])
 def test_randomness_is_refused(how, tmp_path):
     with pytest.raises(InputError, match=r"random.*(mean|dropout)"):
-        export(Noisy(how).eval(), tmp_path / "bundle", image_shape=(1, SIZE, SIZE))
+        export(Noisy(how).eval(), tmp_path / "bundle", own_model=OwnModel(image_shape=(1, SIZE, SIZE)))
     assert not (tmp_path / "bundle").exists()
 
 
 def test_training_mode_is_refused(tmp_path):
     encoder, decoder = layers(nn.Dropout(0.5))
     with pytest.raises(InputError, match=r"training mode.*eval\(\)"):
-        export((encoder, decoder.train()), tmp_path / "bundle", image_shape=(1, SIZE, SIZE))
+        export((encoder, decoder.train()), tmp_path / "bundle", own_model=OwnModel(image_shape=(1, SIZE, SIZE)))
 
 
 class Frozen(nn.Module):
@@ -422,19 +432,19 @@ class Frozen(nn.Module):
 
 def test_a_frozen_batch_is_refused(tmp_path):
     with pytest.raises(InputError, match="batch"):
-        export(Frozen().eval(), tmp_path / "bundle", image_shape=(1, SIZE, SIZE))
+        export(Frozen().eval(), tmp_path / "bundle", own_model=OwnModel(image_shape=(1, SIZE, SIZE)))
 
 
 def test_shapes_that_do_not_fit(pictures, tmp_path):
     with pytest.raises(InputError, match="not known"):
         export(Halves().eval(), tmp_path / "bundle")
     with pytest.raises(InputError, match=r"gives images of shape \[1, 20, 20\]"):
-        export(Halves().eval(), tmp_path / "bundle", image_shape=(1, 18, 18))
+        export(Halves().eval(), tmp_path / "bundle", own_model=OwnModel(image_shape=(1, 18, 18)))
     with pytest.raises(InputError, match=r"expected \[n, 1, 32, 32\]"):
-        export(Halves().eval(), tmp_path / "bundle", held_out=pictures, image_shape=(1, 32, 32))
+        export(Halves().eval(), tmp_path / "bundle", held_out=pictures, own_model=OwnModel(image_shape=(1, 32, 32)))
     lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
     with pytest.raises(InputError, match="lazy"):
-        export((lazy, decoder_net(4)), tmp_path / "bundle", image_shape=(1, SIZE, SIZE))
+        export((lazy, decoder_net(4)), tmp_path / "bundle", own_model=OwnModel(image_shape=(1, SIZE, SIZE)))
 
 
 def test_half_precision_and_compiled_modules(pictures, tmp_path):

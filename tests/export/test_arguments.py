@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from edgeae_export import OwnModel
 from edgeae_export.modules.adapter import adapt
 from edgeae_runtime import InputError
 from torch import nn
@@ -64,14 +65,14 @@ ONE = torch.tensor([3])
 )
 def test_a_value_is_bound_as_the_half_takes_it(kind, given, meant):
     model, latents = kind().eval(), torch.randn(5, 6)
-    adapted = adapt(model, IMAGES, decoder_arguments=given)
+    adapted = adapt(model, IMAGES, OwnModel(decoder_arguments=given))
     with torch.no_grad():
         torch.testing.assert_close(adapted.decoder(latents), model.decode(latents, **meant))
 
 
 def test_both_halves_and_forward_get_theirs():
     model, images = Both().eval(), torch.from_numpy(IMAGES)
-    adapted = adapt(model, IMAGES, encoder_arguments={"y": [3]}, decoder_arguments={"y": [3]})
+    adapted = adapt(model, IMAGES, OwnModel(encoder_arguments={"y": [3]}, decoder_arguments={"y": [3]}))
     assert adapted.notices == ()
     with torch.no_grad():
         torch.testing.assert_close(adapted.encoder(images), model.encode(images, ONE.expand(len(images))))
@@ -79,4 +80,4 @@ def test_both_halves_and_forward_get_theirs():
 
 def test_a_value_that_fits_no_reading_is_refused():
     with pytest.raises(InputError, match=r"The decoder fails.*--decoder-argument NAME="):
-        adapt(Size().eval(), IMAGES, decoder_arguments={"image_size": "large"})
+        adapt(Size().eval(), IMAGES, OwnModel(decoder_arguments={"image_size": "large"}))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from edgeae_export import export
+from edgeae_export import OwnModel, export
 from edgeae_export.modules.calibration_set import glitches, remarks, without_glitches
 from edgeae_export.modules.images import ExportImages, choose_images
 from edgeae_runtime import Autoencoder, InputError
@@ -56,7 +56,12 @@ def test_a_glitch_is_told_and_blinds_neither_the_ranges_nor_the_figures(where, t
     fidelity, told, notices = {}, {}, {}
     for name, some in (("clean", clean), ("broken", broken)):
         report = export(
-            model, tmp_path / name, quantize="int8", calibration=some, image_shape=(1, 64), target="x86-vnni"
+            model,
+            tmp_path / name,
+            quantize="int8",
+            calibration=some,
+            target="x86-vnni",
+            own_model=OwnModel(image_shape=(1, 64)),
         )
         autoencoder = Autoencoder.load(tmp_path / name)
         with torch.inference_mode():
@@ -103,7 +108,7 @@ def test_black_pictures_are_refused_before_any_work(tmp_path, model):
     stages = []
     black = np.zeros((200, 1, 16, 16), np.uint8)
     with pytest.raises(InputError, match="200 identical images"):
-        export(model, tmp_path / "b", quantize="int8", calibration=black, on_stage=stages.append)
+        export(model, tmp_path / "b", quantize="int8", calibration=black, on_progress=stages.append)
     assert stages == []
 
 

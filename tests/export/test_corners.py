@@ -69,11 +69,11 @@ def test_the_golden_vectors_hold_some(model, images, tmp_path, quantize, pixels)
 
 
 def test_a_variational_encoder_has_its_log_variance_on_corners(images, tmp_path):
-    from benchmarks.zoo.architectures import FOREIGN, build
+    from benchmarks.zoo.architectures import OTHER_MODELS, build
 
-    foreign = next(each for each in FOREIGN if each.name == "pythae VAE, dense")
+    other = next(each for each in OTHER_MODELS if each.name == "VAE, dense")
     inputs = np.pad(images, ((0, 0), (0, 0), (6, 6), (6, 6)))
-    export(build(foreign, steps=2), tmp_path / "bundle", calibration=inputs)
+    export(build(other, steps=2), tmp_path / "bundle", calibration=inputs)
     assert open_bundle(tmp_path / "bundle").read_golden().corners.log_variance.shape == (GOLDEN_CORNERS, 10)
     assert any(check.what.startswith("encoder log-variance, 5 corners") for check in verify(tmp_path / "bundle"))
 

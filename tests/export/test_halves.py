@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from edgeae_export import OwnModel
 from edgeae_export.modules.adapter import adapt
 from edgeae_runtime import InputError
 from torch import nn
@@ -50,7 +51,9 @@ def test_a_sigmoid_behind_the_decoder_is_told():
 
 def test_halves_that_are_named_are_taken_as_they_are():
     model = Whole(between=nn.Linear(6, 6)).eval()
-    (notice,) = adapt(model, IMAGES, encoder="encoder", decoder="decoder").notices  # told, and taken all the same
+    (notice,) = adapt(
+        model, IMAGES, OwnModel(encoder="encoder", decoder="decoder")
+    ).notices  # told, and taken all the same
     assert "other images than its own forward" in notice
     whole = nn.Sequential(model.encoder, model.between)
     torch.testing.assert_close(decoded(adapt((whole, model.decoder), IMAGES)), model(torch.from_numpy(IMAGES)))
@@ -141,7 +144,7 @@ class PositiveSecond(Base):
 def test_a_spread_that_is_positive_everywhere_has_to_be_named():
     with pytest.raises(InputError, match="--outputs mean,log_variance"):
         adapt(PositiveSecond().eval(), IMAGES)
-    adapt(PositiveSecond().eval(), IMAGES, outputs=("mean", "std"))
+    adapt(PositiveSecond().eval(), IMAGES, OwnModel(outputs=("mean", "std")))
 
 
 def test_weights_that_are_computed_on_every_call_are_exported():
@@ -210,12 +213,14 @@ def test_halves_further_inside_are_named_in_the_refusal():
     outer.add_module("model", Whole())
     with pytest.raises(InputError, match=r"Inside it there is model\.encoder.*--encoder model\.encoder"):
         adapt(outer.eval(), IMAGES)
-    adapt(outer.eval(), IMAGES, encoder="model.encoder", decoder="model.decoder")
+    adapt(outer.eval(), IMAGES, OwnModel(encoder="model.encoder", decoder="model.decoder"))
 
 
 def test_no_arguments_are_no_reason_not_to_compare():
     """The command line gives an empty mapping where there are none."""
-    (notice,) = adapt(Whole(between=nn.Linear(6, 6)).eval(), IMAGES, decoder_arguments={}, encoder_arguments={}).notices
+    (notice,) = adapt(
+        Whole(between=nn.Linear(6, 6)).eval(), IMAGES, OwnModel(decoder_arguments={}, encoder_arguments={})
+    ).notices
     assert "other images than its own forward" in notice
 
 

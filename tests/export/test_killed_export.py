@@ -63,7 +63,7 @@ def test_a_kill_at_any_stage_leaves_the_old_bundle(tmp_path, images, model):
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from conftest import SmallModel\n"
         "import os, signal\nfrom edgeae_export import export\n"
         "def on_stage(stage):\n    if stage.startswith(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"export(SmallModel(1), {str(out)!r}, overwrite=True, on_stage=on_stage)"
+        f"export(SmallModel(1), {str(out)!r}, overwrite=True, on_progress=on_stage)"
     )
     for stage in ("measure", "trace", "check parity", "write"):
         done = subprocess.run([sys.executable, "-c", code, stage], check=False)

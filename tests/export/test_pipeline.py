@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from edgeae_export import export, pipeline
-from edgeae_export import int8_parts as int8
+from edgeae_export import Int8, export, int8_parts, pipeline
+from edgeae_export import options as options_module
 from edgeae_export.parity import Int8Limits
 from edgeae_export.verdict import Comparison
 from edgeae_runtime import Autoencoder, InputError, ParityError, open_bundle, verify
@@ -20,7 +20,7 @@ def digest(folder):
 @pytest.mark.parametrize("quantize", ["none", "int8"])
 def test_an_export_is_a_verified_bundle(model, images, tmp_path, quantize):
     stages = []
-    report = export(model, tmp_path / "bundle", quantize=quantize, calibration=images, on_stage=stages.append)
+    report = export(model, tmp_path / "bundle", quantize=quantize, calibration=images, on_progress=stages.append)
     assert sorted(digest(tmp_path / "bundle")) == [
         "README.md", "decoder.onnx", "encoder.onnx", "golden.npz", "manifest.json",
     ]  # fmt: skip
@@ -65,7 +65,7 @@ def test_without_rewrites_the_graph_is_torchs(model, tmp_path):
 
 
 def test_one_half_alone_may_be_int8(model, images, tmp_path):
-    options = {"calibration": images, "quantize_parts": ("decoder",), "target": "x86-vnni"}
+    options = {"calibration": images, "int8": Int8(parts=("decoder",)), "target": "x86-vnni"}
     export(model, tmp_path / "bundle", quantize="int8", **options)
     parts = open_bundle(tmp_path / "bundle").manifest.parts
     assert {name: part.precision for name, part in parts.items()} == {"encoder": "float32", "decoder": "int8"}
@@ -75,7 +75,12 @@ def test_max_drop_is_held_by_the_bundle(model, images, tmp_path):
     whole = export(model, tmp_path / "whole", quantize="int8", calibration=images, target="x86-vnni")
     limit = whole.manifest.document["quality"]["decoder_psnr_db"] + 3
     strict = export(
-        model, tmp_path / "strict", quantize="int8", calibration=images, target="x86-vnni", max_drop=f"{limit:.1f}dB"
+        model,
+        tmp_path / "strict",
+        quantize="int8",
+        calibration=images,
+        target="x86-vnni",
+        int8=Int8(max_drop=f"{limit:.1f}dB"),
     )
     kept = [why for part in strict.parts.values() for why in part.compiled.kept.values()]
     assert any("too much quality" in why for why in kept)
@@ -93,7 +98,7 @@ def test_layers_go_back_to_float_where_a_common_limit_would_fail(model, images, 
     options = {"quantize": "int8", "calibration": images, "target": "x86-vnni"}
     first = export(model, tmp_path / "a", **options)
     encoder, decoder = measured(first, "encoder latent"), measured(first, "decoder image")
-    monkeypatch.setattr(pipeline, "COMMON_LIMITS", Int8Limits(decoder + 2, 0.0, None))
+    monkeypatch.setattr(options_module, "COMMON_LIMITS", Int8Limits(decoder + 2, 0.0, None))
     report = export(model, tmp_path / "b", **options)
     assert measured(report, "decoder image") >= decoder + 2
     assert f"held out had {decoder:.2f} dB PSNR of {decoder + 2:g} dB: so 1 of the " in report.verdict
@@ -103,19 +108,19 @@ def test_layers_go_back_to_float_where_a_common_limit_would_fail(model, images, 
     assert report.parts["encoder"].compiled.precision == "float32"
     assert f"The encoder stays in float32: in int8, encoder latent, 16 held out had {encoder:.2f} dB" in report.verdict
 
-    monkeypatch.setattr(pipeline, "COMMON_LIMITS", Int8Limits(300.0, 0.0, None))
+    monkeypatch.setattr(options_module, "COMMON_LIMITS", Int8Limits(300.0, 0.0, None))
     with pytest.raises(ParityError, match=r"while any layer of the encoder runs in int8: encoder latent.*of 300 dB"):
         export(model, tmp_path / "c", **options)
     with pytest.raises(ParityError, match=r"--max-drop, such as .*--quantize-part decoder.*--quantize auto"):
         export(model, tmp_path / "c", **options)
     assert not (tmp_path / "c").exists()
-    laxer = export(model, tmp_path / "c", **options, max_drop="20dB")
+    laxer = export(model, tmp_path / "c", int8=Int8(max_drop="20dB"), **options)
     assert laxer.manifest.document["quantization"]["limits"]["part_psnr_db"] == 20
     assert "error_rise" not in {check.metric for check in laxer.checks}
 
 
 def test_auto_takes_float32_where_int8_does_not_hold(model, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "COMMON_LIMITS", Int8Limits(300.0, 300.0, None))
+    monkeypatch.setattr(options_module, "COMMON_LIMITS", Int8Limits(300.0, 300.0, None))
     report = export(model, tmp_path / "bundle", quantize="auto", calibration=images, target="x86-vnni")
     assert {part.compiled.precision for part in report.parts.values()} == {"float32"}
     assert report.verdict.startswith(
@@ -127,7 +132,9 @@ def test_auto_takes_float32_where_int8_does_not_hold(model, images, tmp_path, mo
 
 def test_a_limit_of_the_user_that_int8_cannot_hold_is_refused(model, images, tmp_path):
     with pytest.raises(InputError, match=r"round trip, 16 held out had .* dB PSNR of 300 dB"):
-        export(model, tmp_path / "b", quantize="int8", calibration=images, target="x86-vnni", max_drop="300dB")
+        export(
+            model, tmp_path / "b", quantize="int8", calibration=images, target="x86-vnni", int8=Int8(max_drop="300dB")
+        )
 
 
 def test_auto_takes_the_faster_form_of_each_part(model, images, tmp_path, monkeypatch):
@@ -135,7 +142,7 @@ def test_auto_takes_the_faster_form_of_each_part(model, images, tmp_path, monkey
         time = 50.0 if part == "encoder" else 150.0
         return Comparison(part, 100.0, time, plain.ByteSize(), exported.ByteSize(), 0.03, float32.ByteSize())
 
-    monkeypatch.setattr(int8, "compare_with_float", timed)
+    monkeypatch.setattr(int8_parts, "compare_with_float", timed)
     report = export(model, tmp_path / "bundle", quantize="auto", calibration=images)
     parts = open_bundle(tmp_path / "bundle").manifest.parts
     assert {name: part.precision for name, part in parts.items()} == {"encoder": "int8", "decoder": "float32"}
@@ -150,8 +157,8 @@ def test_auto_takes_the_faster_form_of_each_part(model, images, tmp_path, monkey
     ("option", "words"),
     [
         ({"target": "toaster"}, "expected one of host"),
-        ({"quantize_parts": ("middle",)}, "expected some of"),
-        ({"max_drop": "a little"}, "45dB"),
+        ({"int8": Int8(parts=("middle",))}, "expected some of"),
+        ({"int8": Int8(max_drop="a little")}, "45dB"),
         ({"pixels": "uint16"}, "float32, uint8"),
         ({"rewrites": False}, "rewrites=False with int8"),
     ],
@@ -240,7 +247,6 @@ def test_other_peoples_folders_are_left_alone(model, tmp_path):
 
 
 def test_a_failed_parity_leaves_nothing(model, images, tmp_path, monkeypatch):
-    from edgeae_export import pipeline
 
     def wrong_trace(module, example, *names):
         with torch.no_grad():

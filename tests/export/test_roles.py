@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from edgeae_export import OwnModel
 from edgeae_export.modules.adapter import adapt
 from edgeae_export.modules.names import meanings
 from edgeae_runtime import InputError
@@ -254,9 +255,9 @@ def test_what_a_name_leaves_open_is_asked(kind):
     model = kind().eval()
     with pytest.raises(InputError, match=r"is a spread by .*--outputs mean,"):
         adapt(model, IMAGES)
-    model_range = adapt(model, IMAGES, outputs=("mean", "log_std"))
+    model_range = adapt(model, IMAGES, OwnModel(outputs=("mean", "log_std")))
     assert model_range.prior == "normal"
-    assert adapt(model, IMAGES, outputs=("mean", "-")).prior is None
+    assert adapt(model, IMAGES, OwnModel(outputs=("mean", "-"))).prior is None
 
 
 class Nameless(Variational):

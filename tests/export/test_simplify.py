@@ -28,59 +28,50 @@ def test_it_simplifies_and_keeps_the_results(inputs):
         def forward(self, x):
             return (x.flatten(1).unsqueeze(1).squeeze(1) + 0.0 + torch.zeros(3).sum()) * torch.ones(256).cumsum(0)
 
-    graph = trace(Wasteful().eval(), torch.zeros(3, 1, 16, 16), "image", ["latent"])
-    simplified, report = simplify(graph, inputs, 1e-4)
+    wasteful = trace(Wasteful().eval(), torch.zeros(3, 1, 16, 16), "image", ["latent"])
+    simplified, report = simplify(wasteful, inputs, 1e-4)
     assert not report.notice
     assert sum(report.operators_after.values()) <= sum(report.operators_before.values())
-    np.testing.assert_allclose(runner(simplified)(inputs), runner(graph)(inputs), rtol=1e-6)
+    np.testing.assert_allclose(runner(simplified)(inputs), runner(wasteful)(inputs), rtol=1e-6)
 
 
-def test_a_simplifier_that_changes_results_is_dropped(traced, inputs, monkeypatch):
-    def wrong(graph, perform_optimization):
-        other = onnx.ModelProto()
-        other.CopyFrom(graph)
-        weights = onnx.numpy_helper.to_array(other.graph.initializer[0]) * 1.01
-        other.graph.initializer[0].CopyFrom(
-            onnx.numpy_helper.from_array(weights.astype(np.float32), other.graph.initializer[0].name)
-        )
-        return other, True
+def changing(graph, perform_optimization):
+    other = onnx.ModelProto()
+    other.CopyFrom(graph)
+    weight = other.graph.initializer[0]
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
+    return other, True
 
+
+def failing(graph, perform_optimization):
+    raise RuntimeError("out of ideas")
+
+
+def freezing(graph, perform_optimization):
+    other = onnx.ModelProto()
+    other.CopyFrom(graph)
+    other.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    return other, True
+
+
+WRONG = {changing: "changed the outputs by", failing: "out of ideas", freezing: "inputs or outputs"}
+"""Simplifiers, and what is said of them."""
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
+def test_a_wrong_simplifier_is_dropped(wrong, traced, inputs, monkeypatch):
     monkeypatch.setattr(onnxsim, "simplify", wrong)
     kept, report = simplify(traced, inputs, 1e-6)
     assert kept is traced
-    assert "changed the outputs by" in report.notice
+    assert WRONG[wrong] in report.notice
 
 
-def test_a_simplifier_that_fails_is_dropped(traced, inputs, monkeypatch):
-    def failing(graph, perform_optimization):
-        raise RuntimeError("out of ideas")
-
-    monkeypatch.setattr(onnxsim, "simplify", failing)
-    kept, report = simplify(traced, inputs, 1e-6)
-    assert kept is traced
-    assert "out of ideas" in report.notice
-
-
-def test_a_simplifier_that_freezes_the_batch_is_dropped(traced, inputs, monkeypatch):
-    def freezing(graph, perform_optimization):
-        other = onnx.ModelProto()
-        other.CopyFrom(graph)
-        other.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-        return other, True
-
-    monkeypatch.setattr(onnxsim, "simplify", freezing)
-    kept, report = simplify(traced, inputs, 1e-6)
-    assert kept is traced
-    assert "inputs or outputs" in report.notice
-
-
-def test_where_optimising_changes_results_constants_are_folded_alone(traced, inputs, monkeypatch):
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.__name__)
+def test_where_optimising_is_wrong_constants_are_folded_alone(wrong, traced, inputs, monkeypatch):
     real = onnxsim.simplify
 
     def wrong_unless_careful(graph, perform_optimization):
-        if perform_optimization:
-            raise RuntimeError("out of ideas")
-        return real(graph, perform_optimization=False)
+        return (wrong if perform_optimization else real)(graph, perform_optimization=perform_optimization)
 
     monkeypatch.setattr(onnxsim, "simplify", wrong_unless_careful)
     kept, report = simplify(traced, inputs, 1e-6)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from edgeae_export import export
+from edgeae_export import OwnModel, export
 from edgeae_export.modules.soundness import refuse_broken_outputs, refuse_broken_weights
 from edgeae_runtime import InputError, verify
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 def refused(model, out, words, **options):
     stages = []
     with pytest.raises(InputError, match=words):
-        export(model, out, on_stage=stages.append, **options)
+        export(model, out, on_progress=stages.append, **options)
     assert not any("trace" in stage for stage in stages)
     assert not out.exists()
 
@@ -113,7 +113,12 @@ def test_weights_are_looked_at_behind_a_wrapper(model, images, tmp_path, wrap):
 
     whole = Whole().eval()
     export(wrap(whole), tmp_path / "bundle", calibration=images)
-    export(wrap(whole), tmp_path / "named", calibration=images, encoder=wrap(whole.encoder), decoder=whole.decoder)
+    export(
+        wrap(whole),
+        tmp_path / "named",
+        calibration=images,
+        own_model=OwnModel(encoder=wrap(whole.encoder), decoder=whole.decoder),
+    )
     with torch.no_grad():
         whole.decoder[2].weight[1, 2, 0, 0] = float("nan")
     with pytest.raises(InputError, match=r"hold NaN: decoder.2.weight of Whole, in 1 of"):

@@ -20,7 +20,8 @@ from edgeae_export.modules.between import NotOneTensorError, why_not_one_tensor
 from edgeae_export.modules.conduct import first_of, outputs_of, refuse_frozen_batch, refuse_randomness, run_half
 from edgeae_export.modules.output_roles import EncoderRoles, infer_encoder
 from edgeae_export.modules.outputs import UnansweredError, flatten, infer_decoder
-from edgeae_export.modules.parts import Call, Candidate, Half, forward_images, named_halves, same_images, unwrapped
+from edgeae_export.modules.own_model import INFERRED, OwnModel
+from edgeae_export.modules.parts import Call, Candidate, forward_images, named_halves, same_images, unwrapped
 from edgeae_export.modules.torchscript import without_torchscript
 from edgeae_export.value_range import ValueRange
 
@@ -74,33 +75,20 @@ class DecoderHalf(nn.Module):
 def adapt(
     model: Any,  # noqa: ANN401 a module, a pair of modules, or an object that has them
     images: Float32Array | None = None,
-    *,
-    image_shape: Sequence[int] | None = None,
-    encoder: Half = None,
-    decoder: Half = None,
-    outputs: Sequence[str] | None = None,
-    encoder_arguments: Mapping[str, Any] | None = None,
-    decoder_arguments: Mapping[str, Any] | None = None,
-    value_range: ValueRange | None = None,
+    own_model: OwnModel = INFERRED,
 ) -> Adapted:
     """Find the halves of an autoencoder and what their outputs mean.
 
     Args:
         model: an `ExportableAutoencoder`, a module, or a pair (encoder, decoder).
         images: a few real images [n, …] as the bundle takes them, to tell outputs apart with; None for noise.
-        image_shape: of one image, without the batch; by default that of the model or of `images`.
-        encoder, decoder: the halves, where they have unusual names.
-        outputs: what the encoder's outputs are, in order: `mean` (or `latent`), `log_variance`, `log_std`, `std`,
-            `variance`, `sample`, or `-` for anything else. Needed only where it cannot be inferred.
-        encoder_arguments, decoder_arguments: further keyword arguments of the halves, bound for good; see
-            `arguments.py` for how lists of numbers are read.
-        value_range: of the model's own images; by default [0, 1] for pictures, anything for signals and rows.
+        own_model: what its owner tells of it.
 
     Raises:
         InputError: a half cannot be found or run, is random or in training mode, or its outputs are ambiguous.
     """
-    shape = known_shape(model, image_shape, images)
-    value_range = value_range or ValueRange.default(shape)
+    shape = known_shape(model, own_model.image_shape, images)
+    value_range = own_model.value_range or ValueRange.default(shape)
     if images is not None and tuple(images.shape[1:]) != shape:
         raise InputError(
             f"Got images of shape {list(images.shape[1:])} for a model of {list(shape)}: expected the same."
@@ -108,14 +96,14 @@ def adapt(
     model = unwrapped(model)
     trial = _trial_images(images, shape, value_range)
     given = value_range.to_model(trial)
-    bound = (encoder_arguments or {}, decoder_arguments or {})
+    bound = (own_model.encoder_arguments, own_model.decoder_arguments)
     references = _references(model, given, {**bound[0], **bound[1]})
     with torch.inference_mode(False):  # the caller may be in it; layers are found through autograd's graph
         found, notices = _agreeing(
             model,
-            named_halves(model, encoder, decoder),
+            named_halves(model, own_model.encoder, own_model.decoder),
             references,
-            lambda candidate: _fit(candidate, bound, trial, outputs, value_range, references),
+            lambda candidate: _fit(candidate, bound, trial, own_model.outputs, value_range, references),
         )
     return Adapted(
         encoder=without_torchscript(_simplest(found.encoder, trial), trial, "encoder"),
