@@ -95,6 +95,22 @@ def test_what_libraries_make_of_an_end_is_undone(behind, left, status, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_an_end_of_input_that_a_library_wraps_ends(capsys):
+    """Typer raises its own error from it and leaves by 1: raised again, it stands in its own chain."""
+
+    def action():
+        try:
+            try:
+                raise EOFError
+            except EOFError as error:
+                raise RuntimeError from error
+        except RuntimeError:
+            sys.exit(1)
+
+    assert exit_status(action) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_an_interrupt_inside_an_exec_still_gives_its_status(tmp_path):
     """CPython ends such a process by the signal, though it was caught: -2 in place of 130."""
     (tmp_path / "interrupted.py").write_text(

@@ -80,9 +80,13 @@ def _exit_code(action: Callable[[], int]) -> int:
 def behind(error: BaseException | None, *kinds: type[_E]) -> _E | None:
     """What led to an error: rich and typer leave with 1, "a check failed", when a pipe is closed or nobody answers a
     question; what is interrupted while it is imported says that it cannot be, or, of a class, RuntimeError."""
-    while error is not None and not isinstance(error, kinds):
+    seen: list[BaseException] = []  # raised again behind what it led to, an error stands in its own chain
+    while error is not None and all(error is not other for other in seen):
+        if isinstance(error, kinds):
+            return error
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
