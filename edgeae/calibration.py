@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 from edgeae_export.modules.images import CALIBRATION_IMAGES, GOLDEN_IMAGES, HELD_OUT_IMAGES, MOST_BYTES
-from edgeae_runtime.bundle.manifest import FITS, Preprocessing
+from edgeae_runtime.bundle.preprocessing import FITS, Preprocessing
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files.array_files import find_array, is_array_file
 from edgeae_runtime.files.axes import as_batch, fits_any, fits_batch, guess_shape

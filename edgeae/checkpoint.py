@@ -12,28 +12,21 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.errors import InputError, shown
+from edgeae_runtime.files.documents import Document, Entries
+from edgeae_runtime.files.file_record import FileRecord, record_of
+from edgeae_runtime.files.regular import read_regular
 from safetensors import SafetensorError
 from torch import Tensor
 
-from edgeae.documents import (
-    Document,
-    damaged,
-    entry,
-    file_record,
-    number,
-    read_document,
-    read_vouched,
-    typed,
-)
-from edgeae.model import Autoencoder, AutoencoderConfig, Decoder, Encoder
+from edgeae.model import RECONSTRUCTION_WEIGHT, Autoencoder, AutoencoderConfig, Decoder, Encoder
 from edgeae.training_config import TrainingConfig
 
 FORMAT_VERSION = 1
 CHECKPOINT_FILE = "checkpoint.json"
 Tensors = dict[str, Tensor]
-RECONSTRUCTION_WEIGHT = 500.0
-"""What a variational autoencoder's cross-entropy per pixel counts against its KL divergence: the book's weight."""
+MAX_DOCUMENT_BYTES = 16 << 20
+MAX_FILE_BYTES = 1 << 32
 _LATER_FIELDS = {"kind": "ae", "beta": 1.0, "kl_warmup": 0.0}  # a checkpoint from before they existed lacks them
 
 
@@ -150,21 +143,22 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         InputError: there is none, it is damaged, or it is of another format version.
     """
-    document, where = _read_checkpoint_document(Path(path))
-    config = AutoencoderConfig(**_fields(AutoencoderConfig, entry(document, "config", dict, where), where))
+    where = Path(path) / CHECKPOINT_FILE
+    document = read_document(where)
+    config = AutoencoderConfig(**_fields(AutoencoderConfig, document.within("config")))
     tensors = _read_tensors(document, "model", where)
-    data = entry(document, "data", dict, where)
+    data = document.within("data")
     return Checkpoint(
         path=Path(path),
         model=build_model(config, tensors, where),
-        training=TrainingConfig(**_fields(TrainingConfig, entry(document, "training", dict, where), where)),
-        precision=entry(document, "precision", str, where),
-        data_name=entry(data, "name", str, where),
-        data_source=entry(data, "source", str, where),
-        data_fingerprint=entry(data, "fingerprint", str, where),
-        preprocessing=_preprocessing(entry(document, "preprocessing", dict, where), where),
-        history=_history(entry(document, "history", list, where), where),
-        entropy_floor=number(document, "entropy_floor", where),
+        training=TrainingConfig(**_fields(TrainingConfig, document.within("training"))),
+        precision=document.take("precision", str),
+        data_name=data.take("name", str),
+        data_source=data.take("source", str),
+        data_fingerprint=data.take("fingerprint", str),
+        preprocessing=_preprocessing(document.within("preprocessing")),
+        history=_history(document),
+        entropy_floor=document.number("entropy_floor"),
     )
 
 
@@ -174,8 +168,28 @@ def load_optimizer(path: str | Path) -> Tensors:
     Raises:
         InputError: as for `load_checkpoint`.
     """
-    document, where = _read_checkpoint_document(Path(path))
-    return _read_tensors(document, "optimizer", where)
+    where = Path(path) / CHECKPOINT_FILE
+    return _read_tensors(read_document(where), "optimizer", where)
+
+
+def read_document(where: Path) -> Entries:
+    """A checkpoint's document, of a format version that this edgeae reads.
+
+    Raises:
+        InputError: there is none, it cannot be read, is too large, is no JSON object, or is of another version.
+    """
+    if not where.is_file():
+        raise InputError(
+            f"There is no checkpoint in {where.parent}: expected a folder with {CHECKPOINT_FILE}. "
+            f"Run `edgeae train --out {where.parent}` first."
+        )
+    raw = read_regular(where, MAX_DOCUMENT_BYTES, "a document that edgeae wrote")
+    document = Entries.parse(raw, lambda problem: _damaged(where, problem), None)
+    found = document.take("format_version", int)
+    if found != FORMAT_VERSION:
+        remedy = "update edgeae" if found > FORMAT_VERSION else "train again"
+        raise InputError(f"{where} has format version {found}, expected {FORMAT_VERSION}. To use it, {remedy}.")
+    return document
 
 
 def build_model(config: AutoencoderConfig, tensors: Tensors, where: Path) -> Autoencoder:
@@ -195,77 +209,80 @@ def build_model(config: AutoencoderConfig, tensors: Tensors, where: Path) -> Aut
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != expected:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise damaged(
+        raise _damaged(
             where, f"has weights that do not fit its config: {wrong[0]} is {found.get(wrong[0])}, expected "
             f"{expected.get(wrong[0])}"
         )  # fmt: skip
     if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
-        raise damaged(where, "has weights that are not float32")
+        raise _damaged(where, "has weights that are not float32")
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 
 
-def _read_checkpoint_document(folder: Path) -> tuple[Document, Path]:
-    where = folder / CHECKPOINT_FILE
-    if not where.is_file():
-        raise InputError(
-            f"There is no checkpoint in {folder}: expected a folder with {CHECKPOINT_FILE}. "
-            f"Run `edgeae train --out {folder}` first."
-        )
-    document = read_document(where)
-    found = entry(document, "format_version", int, where)
-    if found != FORMAT_VERSION:
-        remedy = "update edgeae" if found > FORMAT_VERSION else "train again"
-        raise InputError(f"{where} has format version {found}, expected {FORMAT_VERSION}. To use it, {remedy}.")
-    return document, where
-
-
-def _read_tensors(document: Document, name: str, where: Path) -> Tensors:
-    record = file_record(entry(document, "files", dict, where), name, where)
-    content = read_vouched(where, record)
+def _read_tensors(document: Entries, name: str, where: Path) -> Tensors:
+    record = FileRecord.of(document.within("files").within(name), MAX_FILE_BYTES)
+    content = _read_vouched(where, record)
     try:
         return safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise damaged(where, f"names {record.file}, which is no safetensors file ({error})") from error
+        raise document.error(f"names {record.file}, which is no safetensors file ({error})") from error
 
 
-def _fields(kind: type[AutoencoderConfig | TrainingConfig], document: Document, where: Path) -> Document:
+def _read_vouched(where: Path, record: FileRecord) -> bytes:
+    """The content of a file beside the document, once it is known to be the recorded one."""
+    file = where.parent / record.file
+    if file.is_symlink() or not file.is_file():
+        raise _damaged(where, f"names {record.file}, which is no file in the folder")
+    try:
+        size = file.stat().st_size
+        if size != record.bytes:
+            raise _damaged(where, f"gives {record.file} {record.bytes} bytes, but it has {size}")
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"Cannot read {file} ({error.strerror}). Check its permissions.") from error
+    if record_of(record.file, content) != record:
+        raise _damaged(where, f"gives {record.file} the SHA-256 {record.sha256}, but its bytes have another")
+    return content
+
+
+def _fields(kind: type[AutoencoderConfig | TrainingConfig], settings: Entries) -> Document:
     names = {field.name for field in dataclasses.fields(kind)}
-    document = {name: value for name, value in _LATER_FIELDS.items() if name in names} | document
+    document = {name: value for name, value in _LATER_FIELDS.items() if name in names} | settings.document
     if document.keys() != names:
-        raise damaged(where, f"gives the settings {sorted(document)}, expected {sorted(names)}")
+        raise settings.error(f"gives the settings {sorted(document)}, expected {sorted(names)}")
     if "widths" in names:
-        return {**document, "widths": tuple(entry(document, "widths", list, where))}
+        return {**document, "widths": tuple(settings.take("widths", list))}
     return document
 
 
-def _preprocessing(document: Document, where: Path) -> Document:
-    resize = document.get("resize")
+def _preprocessing(document: Entries) -> Document:
+    resize = document.within("resize") if "resize" in document else None
     if resize is not None:
-        typed(resize, dict, "'resize'", where)
-        entry(resize, "fit", str, where)
-        entry(resize, "channels", int, where)
-    sources = [("pad", document), ("size", resize) if resize is not None else ("source_size", document)]
-    for key, holder in sources:
-        sizes, count = entry(holder, key, list, where), 4 if key == "pad" else 2
-        if len(sizes) != count or any(typed(size, int, key, where) < 0 for size in sizes):
-            raise damaged(where, f"has {sizes!r} for {key!r}, expected {count} whole numbers from 0")
-    number(document, "scale", where)
-    return document
+        resize.take("fit", str)
+        resize.take("channels", int)
+        resize.whole_numbers("size", 0, 2)
+    else:
+        document.whole_numbers("source_size", 0, 2)
+    document.whole_numbers("pad", 0, 4)
+    document.number("scale")
+    return document.document
 
 
-def _history(records: list[object], where: Path) -> tuple[EpochRecord, ...]:
+def _history(document: Entries) -> tuple[EpochRecord, ...]:
     history = []
-    for index, record in enumerate(records):
-        values = typed(record, dict, "an epoch", where)
+    for index, record in enumerate(document.each("history")):
         floats = {
-            field.name: number({"train_kl": 0.0, "validation_kl": 0.0, **values}, field.name, where)
+            field.name: record.number(field.name, missing=0.0 if field.name in ("train_kl", "validation_kl") else None)
             for field in dataclasses.fields(EpochRecord)
             if field.name != "epoch"
         }
-        if entry(values, "epoch", int, where) != index + 1:
-            raise damaged(where, f"has epoch {values['epoch']} as number {index + 1} of its history")
+        if record.take("epoch", int) != index + 1:
+            raise record.error(f"has epoch {record.document['epoch']} as number {index + 1} of its history")
         history.append(EpochRecord(epoch=index + 1, **floats))
     if not history:
-        raise damaged(where, "has no finished epoch")
+        raise document.error("has no finished epoch")
     return tuple(history)
+
+
+def _damaged(where: Path, problem: str) -> InputError:
+    return InputError(f"{shown(where)} {problem}. It is damaged or was not made by edgeae: train again.")

@@ -18,10 +18,11 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from edgeae_runtime.errors import InputError
+from edgeae_runtime.files.documents import Document
+from edgeae_runtime.files.file_record import FileRecord, record_of
 from edgeae_runtime.files.writing import remove_leftovers, temporary_folder, write_atomically
 
-from edgeae.checkpoint import CHECKPOINT_FILE, FORMAT_VERSION, Checkpoint, Tensors
-from edgeae.documents import Document, FileRecord, read_document, record_of
+from edgeae.checkpoint import CHECKPOINT_FILE, FORMAT_VERSION, Checkpoint, Tensors, read_document
 
 METRICS_FILE = "metrics.json"
 
@@ -60,8 +61,8 @@ def finish_checkpoint(checkpoint: Checkpoint) -> None:
         InputError: the folder cannot be written.
     """
     folder = checkpoint.path
-    named = read_document(folder / CHECKPOINT_FILE)["files"]
-    keep = {record["file"] for record in named.values()}
+    named = read_document(folder / CHECKPOINT_FILE).within("files")
+    keep = {named.within(name).take("file", str) for name in named.document}
     try:
         remove_leftovers(folder)
         metrics = folder / METRICS_FILE
@@ -98,7 +99,7 @@ def _document(checkpoint: Checkpoint, files: Mapping[str, FileRecord]) -> Docume
     return {
         "format_version": FORMAT_VERSION,
         "config": asdict(checkpoint.config),
-        "files": {name: asdict(record) for name, record in files.items()},
+        "files": {name: record.as_document() for name, record in files.items()},
         "data": {
             "name": checkpoint.data_name,
             "source": checkpoint.data_source,

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from edgeae_runtime.bundle.manifest import Manifest
 from edgeae_runtime.errors import BundleError
-from edgeae_runtime.files.documents import figure
-from edgeae_runtime.terminal import name_of
-
-_T = TypeVar("_T")
+from edgeae_runtime.files.documents import MAX_FIGURE, Entries
 
 
 @dataclass(frozen=True)
@@ -44,14 +40,16 @@ def rewrite_decisions(manifest: Manifest) -> Iterator[RewriteDecision]:
     Raises:
         BundleError: the manifest's record of them is malformed.
     """
-    for name, part in _entry(manifest.document, "parts", dict, {}).items():
-        title = f"{name}: {_entry(part, 'plan', str, '')}"
-        for made in _entry(part, "rewrites", list, []):
-            decision = _typed(made, dict, "rewrites")
-            rule, node, why = (_entry(decision, key, str, "") for key in ("rule", "node", "why"))
-            yield RewriteDecision(title, rule, node, _entry(decision, "applied", bool, False), why)
-        for layer, why in _entry(part, "kept_in_float", dict, {}).items():
-            yield RewriteDecision(title, "int8", layer, False, _typed(why, str, "kept_in_float"))
+    parts = _of(manifest).within("parts")
+    for name in parts.document:
+        part = parts.within(name)
+        title = f"{name}: {_text(part, 'plan')}"
+        for made in part.each("rewrites") if "rewrites" in part else ():
+            applied = "applied" in made and made.take("applied", bool)
+            yield RewriteDecision(title, _text(made, "rule"), _text(made, "node"), applied, _text(made, "why"))
+        kept = part.maybe_within("kept_in_float")
+        for layer in kept.document:
+            yield RewriteDecision(title, "int8", layer, False, kept.take(layer, str))
 
 
 def quality(manifest: Manifest) -> Quality | None:
@@ -60,11 +58,11 @@ def quality(manifest: Manifest) -> Quality | None:
     Raises:
         BundleError: one is no number.
     """
-    found = _entry(manifest.document, "quality", dict, {})
+    found = _of(manifest).maybe_within("quality")
     names = ("reconstruction_mse", "reconstruction_mse_torch", "reconstruction_error_rise")
-    if any(found.get(name) is None for name in names):
+    if any(name not in found for name in names):
         return None
-    return Quality(*(_figure(found[name], name) for name in names))
+    return Quality(*(found.number(name, MAX_FIGURE) for name in names))
 
 
 def versions(manifest: Manifest) -> dict[str, str]:
@@ -73,29 +71,19 @@ def versions(manifest: Manifest) -> dict[str, str]:
     Raises:
         BundleError: one is no text.
     """
-    found = _entry(manifest.document, "versions", dict, {})
-    return {tool: _typed(version, str, "versions") for tool, version in found.items()}
+    found = _of(manifest).maybe_within("versions")
+    return {tool: found.take(tool, str) for tool in found.document}
 
 
-def _entry(document: dict[str, Any], key: str, kind: type[_T], missing: _T) -> _T:
-    value = document.get(key)
-    return missing if value is None else _typed(value, kind, key)
+def _of(manifest: Manifest) -> Entries:
+    return Entries(manifest.document, _malformed, None)
 
 
-def _typed(value: object, kind: type[_T], where: str) -> _T:
-    if not isinstance(value, kind):
-        raise _malformed(f"{type(value).__name__} under {where!r}, expected {kind.__name__}")
-    return value
+def _text(entries: Entries, key: str) -> str:
+    return entries.take(key, str) if key in entries else ""
 
 
-def _figure(value: object, where: str) -> float:
-    try:
-        return figure(value)
-    except ValueError:
-        raise _malformed(f"{name_of(value)} under {where!r}, expected a number") from None
-
-
-def _malformed(what: str) -> BundleError:
+def _malformed(problem: str) -> BundleError:
     return BundleError(
-        f"The bundle's manifest has {what}. The bundle is damaged or was not made by edgeae: export it again."
+        f"The bundle's manifest {problem}. The bundle is damaged or was not made by edgeae: export it again."
     )

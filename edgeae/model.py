@@ -25,6 +25,8 @@ import torch.nn.functional as F
 from edgeae_runtime.errors import InputError
 from torch import Tensor, nn
 
+RECONSTRUCTION_WEIGHT = 500.0
+"""What a variational autoencoder's cross-entropy per pixel counts against its KL divergence: the book's weight."""
 KINDS = ("ae", "vae")
 """A plain and a variational autoencoder."""
 PRESETS = {

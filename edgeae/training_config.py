@@ -31,7 +31,7 @@ class TrainingConfig:
     """Logits beyond this cost a little (see `edgeae.training.loop.logit_penalty`); 0 turns it off. Background pixels
     would drive them far out where the image no longer changes, and int8 would spend its 255 steps there."""
     beta: float = 1.0
-    """Weight of a variational autoencoder's KL term against `edgeae.training.loop.RECONSTRUCTION_WEIGHT` times the
+    """Weight of a variational autoencoder's KL term against `edgeae.model.RECONSTRUCTION_WEIGHT` times the
     reconstruction: 1 is the book's."""
     kl_warmup: float = 0.0
     """Epochs over which the weight of the KL term grows from zero to `beta`; may be a fraction."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from edgeae_runtime.bundle.manifest import FITS
+from edgeae_runtime.bundle.preprocessing import FITS
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files.array_files import find_array
 from edgeae_runtime.files.regular import open_regular

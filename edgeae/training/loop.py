@@ -21,7 +21,6 @@ from edgeae_runtime.errors import EdgeAEError, InputError
 from torch import Tensor
 
 from edgeae.checkpoint import (
-    RECONSTRUCTION_WEIGHT,
     Checkpoint,
     EpochRecord,
     build_model,
@@ -30,7 +29,7 @@ from edgeae.checkpoint import (
 )
 from edgeae.checkpoint_writer import check_writable, finish_checkpoint, save_checkpoint
 from edgeae.data import ImageSet, entropy_floor, padding, prepare
-from edgeae.model import Autoencoder, AutoencoderConfig
+from edgeae.model import RECONSTRUCTION_WEIGHT, Autoencoder, AutoencoderConfig
 from edgeae.training.precision import autocast, choose_precision
 from edgeae.training.processes import Processes
 from edgeae.training.resume import named_state, previous_run, restore_state

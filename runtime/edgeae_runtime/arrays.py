@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeae_runtime.bundle.manifest import TensorSpec
+from edgeae_runtime.bundle.parts import TensorSpec
 from edgeae_runtime.errors import InputError
 
 Float32Array = NDArray[np.float32]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from edgeae_runtime.arguments import names_of_parts, seconds_or_none, seed_of, whole_number
 from edgeae_runtime.arrays import Float32Array, as_array, as_latents, image_batch, latent_batch
-from edgeae_runtime.bundle.manifest import PARTS, Manifest, TensorSpec
+from edgeae_runtime.bundle.manifest import PARTS, Manifest
+from edgeae_runtime.bundle.parts import TensorSpec
 from edgeae_runtime.bundle.reader import Bundle, open_bundle
 from edgeae_runtime.bundle.thread_counts import read_tuning
 from edgeae_runtime.errors import BundleError, InputError, IntegrityError, ProviderError

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgeae_runtime.arrays import Float32Array, checked
-from edgeae_runtime.bundle.manifest import Part, TensorSpec
+from edgeae_runtime.bundle.parts import Part, TensorSpec
 from edgeae_runtime.errors import BundleError, EdgeAEError, InputError
 from edgeae_runtime.sessions.forks import keep_in_children
 from edgeae_runtime.sessions.providers import assigned_nodes

@@ -5,11 +5,14 @@ import json
 import os
 import tracemalloc
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from edgeae_runtime import Autoencoder, BundleError, IntegrityError, open_bundle, verify
+from edgeae_runtime import Autoencoder, BundleError, InputError, IntegrityError, open_bundle, verify
 from edgeae_runtime.bundle.manifest import parse_manifest
+from edgeae_runtime.bundle.preprocessing import Preprocessing
+from edgeae_runtime.files.documents import Entries
 
 
 def test_a_whole_bundle_opens(bundle):
@@ -295,3 +298,35 @@ def _read_everything(path):
     opened = open_bundle(path)
     opened.read_golden()
     Autoencoder.from_bundle(opened)
+
+
+def test_records_write_what_they_read(bundle):
+    manifest = open_bundle(bundle).manifest
+    for name, part in manifest.parts.items():
+        written = part.as_document()
+        assert written == {key: manifest.document["parts"][name][key] for key in written}
+    assert manifest.latent.as_document() == {"shape": [3]} | manifest.document["latent"]  # format 1 has vectors only
+    for fit in (None, "crop"):
+        preprocessing = replace(manifest.preprocessing, fit=fit)
+        assert Preprocessing.of(Entries(preprocessing.as_document(), BundleError)) == preprocessing
+
+
+@pytest.mark.parametrize("error", [BundleError, InputError])
+def test_a_reader_raises_the_error_it_was_told_and_names_the_place(error):
+    root = Entries({"a": {"b": [1, True], "c": 10**400}, "x" * 10_000: 1, "n": None}, error)
+    for take, words in (
+        (lambda: root.take("z", str), "lacks 'z' in the document"),
+        (lambda: root.take("a", list), "has dict for a, expected list"),
+        (lambda: root.within("a").whole_numbers("b", 0), "[1, True] for a.b, expected whole numbers from 0"),
+        (lambda: root.within("a").number("c"), "for a.c, expected a finite number"),
+        (lambda: root.within("a").each_of("b", int), "has bool for a.b, expected int"),
+        (lambda: root.within("n"), "has NoneType for n, expected dict"),
+        (lambda: root.take("x" * 10_000, str), "expected str"),
+        (lambda: Entries.parse(b"[1]", error), "has list for the document, expected dict"),
+        (lambda: Entries.parse(b"[" * 100_000, error), "is not valid JSON"),
+    ):
+        with pytest.raises(error) as caught:
+            take()
+        assert words in str(caught.value)
+        assert len(str(caught.value)) <= 500
+    assert root.maybe_within("n").document == {}

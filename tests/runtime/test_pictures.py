@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgeae_runtime import Autoencoder, InputError
-from edgeae_runtime.bundle.manifest import Preprocessing
+from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.command import actions as commands
 from edgeae_runtime.pictures.images import read_images
 from edgeae_runtime.pictures.loading import find_pictures, load_picture, natural_order, survey

@@ -25,9 +25,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from edgeae_runtime.bundle.manifest import MANIFEST_FILE, FileRecord
+from edgeae_runtime.bundle.manifest import MANIFEST_FILE
 from edgeae_runtime.bundle.reader import Bundle, open_bundle
 from edgeae_runtime.errors import EdgeAEError, InputError
+from edgeae_runtime.files.file_record import FileRecord
 from edgeae_runtime.files.writing import claimed, held, sync_folder, temporary_folder
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -13,8 +12,10 @@ from typing import Any
 
 import numpy as np
 from edgeae_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, parse_manifest
+from edgeae_runtime.bundle.parts import LatentSpace, Layer, Part, TensorSpec
 from edgeae_runtime.bundle.reader import open_bundle
 from edgeae_runtime.errors import BundleError, InputError, shown
+from edgeae_runtime.files.file_record import record_of
 from edgeae_runtime.parity import Check
 from onnx import TensorProto, ValueInfoProto
 
@@ -127,23 +128,18 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
     """The manifest as JSON. It holds no date: the same export gives the same bytes."""
     reference = contents.reference
     flat = reference.latents.reshape(len(reference.latents), -1)
-    observed = np.percentile(flat, (1, 99), axis=0) if contents.real_images else None
+    low, high = np.percentile(flat, (1, 99), axis=0).tolist() if contents.real_images else (None, None)
+    latent = LatentSpace(tuple(reference.latents.shape[1:]), contents.prior, low, high)
     return {
         "format_version": FORMAT_VERSION,
         "parts": {name: _part(name, part, files, contents) for name, part in contents.parts.items()},
         "golden": {
-            **_file_record("golden.npz", files),
+            **record_of("golden.npz", files["golden.npz"]).as_document(),
             "limits": _golden_limits(contents),
             "corners": contents.golden_corners.as_document() if contents.golden_corners else None,
         },
         "preprocessing": dict(contents.preprocessing),
-        "latent": {
-            "shape": list(reference.latents.shape[1:]),
-            "dim": flat.shape[1],
-            "prior": contents.prior,
-            "low": None if observed is None else observed[0].tolist(),
-            "high": None if observed is None else observed[1].tolist(),
-        },
+        "latent": latent.as_document(),
         "target": contents.target.as_document(),
         "quantization": _quantization(contents),
         "quality": dict(contents.quality),
@@ -158,16 +154,19 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
 
 def _part(name: str, part: Compiled, files: Mapping[str, bytes], contents: BundleContents) -> dict[str, Any]:
     graph = part.model
+    described = Part(
+        record=record_of(f"{name}.onnx", files[f"{name}.onnx"]),
+        precision=part.precision,
+        opset=next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")),
+        ir_version=graph.ir_version,
+        inputs=_tensors(graph.graph.input, contents),
+        outputs=_tensors(graph.graph.output, contents),
+        layers=tuple(Layer(layer.name, layer.op, layer.precision) for layer in executed_layers(graph)),
+    )
     return {
-        **_file_record(f"{name}.onnx", files),
-        "precision": part.precision,
-        "opset": next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")),
-        "ir_version": graph.ir_version,
-        "inputs": _tensors(graph.graph.input, contents),
-        "outputs": _tensors(graph.graph.output, contents),
+        **described.as_document(),
         "parameters": parameter_count(graph),
         "operators": operator_counts(graph),
-        "layers": [asdict(layer) for layer in executed_layers(graph)],
         "plan": part.plan,
         "rewrites": [asdict(decision) for decision in part.decisions],
         "kept_in_float": dict(part.kept),
@@ -228,23 +227,16 @@ def _golden_bytes(contents: BundleContents) -> bytes:
     return buffer.getvalue()
 
 
-def _file_record(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
-    return {"file": name, "sha256": hashlib.sha256(files[name]).hexdigest(), "bytes": len(files[name])}
-
-
-def _tensors(values: Iterable[ValueInfoProto], contents: BundleContents) -> list[dict[str, Any]]:
+def _tensors(values: Iterable[ValueInfoProto], contents: BundleContents) -> tuple[TensorSpec, ...]:
     """Images are bound to [0, 1] unless they are signals or rows; latents may be any finite number."""
     reference = contents.reference
-    ranges: dict[str, list[float] | None] = {"image": [0.0, 1.0] if contents.bounded else None}
+    ranges = {"image": (0.0, 1.0) if contents.bounded else None}
     dtypes: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
     latent = reference.latents.shape[1:]
     shapes = {"image": reference.images.shape[1:], "latent": latent, "log_variance": latent}
-    return [
-        {
-            "name": value.name,
-            "dtype": (dtype := dtypes[value.type.tensor_type.elem_type]),
-            "shape": ["batch", *shapes[value.name]],
-            "range": [0.0, 255.0] if dtype == "uint8" else ranges.get(value.name),
-        }
-        for value in values
-    ]
+    specs = []
+    for value in values:
+        dtype = dtypes[value.type.tensor_type.elem_type]
+        limits = (0.0, 255.0) if dtype == "uint8" else ranges.get(value.name)
+        specs.append(TensorSpec(value.name, dtype, (None, *shapes[value.name]), limits))
+    return tuple(specs)

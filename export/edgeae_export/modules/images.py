@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 from edgeae_runtime.arrays import Float32Array, as_images
-from edgeae_runtime.bundle.manifest import TensorSpec
+from edgeae_runtime.bundle.parts import TensorSpec
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.parity import BATCH_SIZES
 from numpy.typing import NDArray

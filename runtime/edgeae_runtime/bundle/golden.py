@@ -11,7 +11,8 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeae_runtime.bundle.manifest import MAX_GOLDEN, Manifest
+from edgeae_runtime.bundle.golden_limits import MAX_GOLDEN
+from edgeae_runtime.bundle.manifest import Manifest
 from edgeae_runtime.errors import BundleError, shown
 
 if TYPE_CHECKING:

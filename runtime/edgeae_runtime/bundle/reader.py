@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeae_runtime.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileRecord, Manifest, parse_manifest
+from edgeae_runtime.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from edgeae_runtime.errors import BundleError, IntegrityError, shown
+from edgeae_runtime.files.file_record import FileRecord
 from edgeae_runtime.files.regular import NotRegularError, regular_file
 
 if TYPE_CHECKING:

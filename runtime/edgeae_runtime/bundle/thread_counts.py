@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgeae_runtime.files.documents import Entries
 from edgeae_runtime.files.regular import regular_file
 
 if TYPE_CHECKING:
@@ -20,16 +21,14 @@ _MAX_BYTES = 1 << 16
 def read_tuning(bundle: Path) -> dict[str, int]:
     """Threads per part from the last `tune` of this bundle on this machine; empty if there was none."""
     try:
-        raw = _bounded(bundle / TUNING_FILE)
-        import json
-
+        document = Entries.parse(_bounded(bundle / TUNING_FILE), ValueError)
+        version, machine = document.take("schema_version", int), document.take("machine", dict)
+        if version != SCHEMA_VERSION or machine != machine_fingerprint():
+            return {}
         from edgeae_runtime.machine import usable_cores
 
-        document = json.loads(raw)
-        if document["schema_version"] != SCHEMA_VERSION or document["machine"] != machine_fingerprint():
-            return {}
-        most = usable_cores()
-        return {str(part): count for part, count in document["threads"].items() if 1 <= _whole(count) <= most}
+        threads, most = document.within("threads"), usable_cores()
+        return {part: count for part in threads.document if 1 <= (count := threads.take(part, int)) <= most}
     except Exception:
         return {}  # an optional hint from whoever made the folder: whatever is wrong with it, the default serves
 
@@ -41,12 +40,6 @@ def _bounded(path: Path) -> bytes:
     if len(raw) > _MAX_BYTES:
         raise ValueError("too long")
     return raw
-
-
-def _whole(count: object) -> int:
-    if type(count) is not int:
-        raise TypeError("a thread count is a whole number")
-    return count
 
 
 def machine_fingerprint() -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from edgeae_runtime.errors import InputError, shown
-from edgeae_runtime.files.documents import MAX_FIGURE, figure, parse_json
+from edgeae_runtime.files.documents import MAX_FIGURE, Entries
 from edgeae_runtime.files.regular import read_regular
 from edgeae_runtime.measure.bench import AGAIN, SCHEMA, Case
 from edgeae_runtime.measure.timing import difference, median_noise
@@ -18,7 +18,6 @@ from edgeae_runtime.terminal import name_of
 _MAX_BYTES = 16 << 20
 _MAX_ROWS, _MAX_MEDIANS = 10_000, 1_000
 _LEAST_US = 1e-6
-_T = TypeVar("_T")
 
 
 def compare_files(old: str | Path, new: str | Path) -> list[dict[str, Any]]:
@@ -38,7 +37,7 @@ def compare_reports(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, 
     Raises:
         InputError: the two have no case in common.
     """
-    before, after = _rows(old), _rows(new)
+    before, after = (_rows(Entries(report, _malformed)) for report in (old, new))
     shared = [case for case in before if case in after]
     if not shared:
         raise InputError(
@@ -55,16 +54,11 @@ def read_report(path: str | Path) -> dict[str, Any]:
         InputError: the file is not a benchmark's.
     """
     raw = read_regular(path, _MAX_BYTES, "a file written by bench --json")
-    try:
-        document = parse_json(raw)
-        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-            raise ValueError(f"it is no document of schema {SCHEMA}")
-        _rows(document)
-    except ValueError as error:
-        raise InputError(
-            f"{shown(path)} is not a benchmark's ({name_of(error)}): expected a file written by bench --json."
-        ) from error
-    return document
+    report = Entries.parse(raw, lambda problem: _malformed(problem, shown(path)))
+    if report.document.get("schema") != SCHEMA:
+        raise report.error(f"is no document of schema {SCHEMA}")
+    _rows(report)
+    return report.document
 
 
 def comparison_lines(rows: list[dict[str, Any]]) -> list[str]:
@@ -101,45 +95,35 @@ class _Row:
     """Of the median, and of the case's A/A pair."""
 
 
-def _rows(document: dict[str, Any]) -> dict[str, _Row]:
+def _rows(report: Entries) -> dict[str, _Row]:
     """The rows of one document by case, each with the noise of its case's A/A pair (none before version 2).
 
     Raises:
-        ValueError: the document is none that a benchmark writes.
+        InputError: the document is none that a benchmark writes.
     """
-    rows, noise = {}, _of(dict, document.get("pair_noise", {}), "pair_noise")
-    listed = _of(list, document.get("rows"), "rows")
+    rows, listed = {}, report.each("rows")
+    noise = report.within("pair_noise") if "pair_noise" in report.document else None
     if len(listed) > _MAX_ROWS:
-        raise ValueError(f"it has {len(listed)} rows")
+        raise report.error(f"has {len(listed)} rows")
     for row in listed:
-        _of(dict, row, "a row")
-        variant, part = (_of(str, row.get(key), key) for key in ("variant", "part"))
-        batch, threads = (_of(int, row.get(key), key) for key in ("batch", "threads"))
+        variant, part = row.take("variant", str), row.take("part", str)
+        batch, threads = row.take("batch", int), row.take("threads", int)
         case = str(Case(name_of(part), batch, threads))
-        median = _time(row.get("median_us"))
-        medians = [_time(value) for value in _of(list, row.get("round_medians_us"), "round_medians_us")]
+        median, medians = row.number("median_us", MAX_FIGURE), row.numbers("round_medians_us", MAX_FIGURE)
+        if min(median, *medians, MAX_FIGURE) < _LEAST_US:
+            raise row.error(f"has a time of {case} that is not above nothing")
         if not 1 <= len(medians) <= _MAX_MEDIANS or not 1 <= batch <= MAX_FIGURE or not 1 <= threads <= MAX_FIGURE:
-            raise ValueError(f"the row of {case} cannot be one")
-        pair = figure(noise.get(case, 0.0))
+            raise row.error(f"has a row of {case}, which cannot be one")
+        pair = noise.number(case, MAX_FIGURE, missing=0.0) if noise else 0.0
         if pair < 0:
-            raise ValueError("a noise is below nothing")
+            raise row.error("has a noise below nothing")
         if variant != AGAIN:
             rows[f"{name_of(variant)}: {case}"] = _Row(median, median_noise(np.array(medians)) + pair)
     return rows
 
 
-def _of(kind: type[_T], value: object, what: str) -> _T:
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{what} is of type {type(value).__name__}, expected {kind.__name__}")
-    return value
-
-
-def _time(value: object) -> float:
-    """Microseconds that something can have taken: a millionth of one is less than any clock tells."""
-    time = figure(value)
-    if time < _LEAST_US:
-        raise ValueError("a time is not above nothing")
-    return time
+def _malformed(problem: str, name: str = "What was given") -> InputError:
+    return InputError(f"{name} is not a benchmark's: it {name_of(problem)}. Expected a file written by bench --json.")
 
 
 def _named(rows: dict[str, _Row]) -> str:

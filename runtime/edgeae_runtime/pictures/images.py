@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeae_runtime.bundle.manifest import FITS, Preprocessing
+from edgeae_runtime.bundle.preprocessing import FITS, Preprocessing
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files.array_files import ArrayFile, Fits, find_array, read_array
 from edgeae_runtime.files.axes import as_batch, fits_batch

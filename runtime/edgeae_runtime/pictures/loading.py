@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeae_runtime.bundle.manifest import Preprocessing
+from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.pictures.decoding import Notices, load_picture, notices_in_words, picture_header, pillow
 

@@ -1,0 +1,71 @@
+"""What a manifest says of the golden vectors: how far each output may be from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeae_runtime.bundle.preprocessing import MAX_NUMBER
+
+if TYPE_CHECKING:
+    from edgeae_runtime.files.documents import Entries
+
+GOLDEN_OUTPUTS = ("latent", "log_variance", "image", "reconstruction")
+GOLDEN_METRICS = ("max_abs", "psnr_db")
+MAX_GOLDEN = 64
+"""Most golden images, and most corners."""
+
+
+@dataclass(frozen=True)
+class GoldenCorners:
+    """Golden vectors of inputs that no real image shows: black, white, noise, zeros as a latent, and the like."""
+
+    names: tuple[str, ...]
+    """What each corner is, those of images first; at most `MAX_GOLDEN`."""
+    images: int
+    """How many of them are images; the others are latents only."""
+    limits: Mapping[str, Mapping[str, tuple[float, ...]]]
+    """Per output: the metric's name and its limit on each corner."""
+
+    @classmethod
+    def of(cls, entries: Entries) -> GoldenCorners:
+        """What a document says of them; its own error where that cannot be."""
+        where = entries.where
+        names, images = tuple(entries.each_of("names", str)), entries.take("images", int)
+        if not 0 <= images <= len(names) <= MAX_GOLDEN or not names:
+            raise entries.error(
+                f"has {images} images among {len(names)} names in {where}, expected 1 to {MAX_GOLDEN} names"
+            )
+        limits: dict[str, dict[str, tuple[float, ...]]] = {}
+        for output, metrics in _outputs(entries):
+            count = len(names) if output == "image" else images
+            limits[output] = {}
+            for metric in metrics.document:
+                numbers = metrics.numbers(metric, MAX_NUMBER) if metric in metrics else ()
+                if len(numbers) != count:
+                    raise entries.error(f"has {len(numbers)} numbers for {metrics.place(metric)}, expected {count}")
+                limits[output][metric] = numbers
+        return cls(names, images, limits)
+
+
+def limits_of(golden: Entries) -> dict[str, dict[str, float]]:
+    """Per output, the metric's name and its limit; the document's own error where that cannot be."""
+    return {
+        output: {metric: metrics.number(metric, MAX_NUMBER) for metric in metrics.document}
+        for output, metrics in _outputs(golden)
+    }
+
+
+def _outputs(entries: Entries) -> list[tuple[str, Entries]]:
+    """Each output and the limits of its metrics, of which there is at least one."""
+    limits, found = entries.within("limits"), []
+    for output in limits.document:
+        limits.one_of(output, GOLDEN_OUTPUTS, entries.place("limits"))
+        metrics = limits.within(output)
+        for metric in metrics.document:
+            metrics.one_of(metric, GOLDEN_METRICS, limits.place(output))
+        if not metrics.document:
+            raise entries.error(f"gives {limits.place(output)} no limit, so nothing could be verified")
+        found.append((output, metrics))
+    return found
