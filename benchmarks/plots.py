@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarks.render import EXACT_DB, latencies
+from benchmarks.results import EXACT_DB, latencies, read_result
 
 OURS, PEERS, RUNTIME = "#c2410c", "#475569", "#0369a1"
 COLOURS = {"plain float32": RUNTIME, "float32": "#f59e0b", "int8": OURS}
@@ -23,8 +22,8 @@ SLOWEST_SHOWN = 20.0
 
 
 def draw_all(folder: Path) -> None:
-    """Every picture, from the JSON files that lie in the folder."""
-    peers, scaling = (json.loads((folder / f"{name}.json").read_text()) for name in ("peers", "scaling"))
+    """Every picture, into the folder."""
+    peers, scaling = read_result("peers"), read_result("scaling")
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     draw_fidelity(peers, folder / "latency-fidelity.png")
     draw_size(peers, folder / "size-latency.png")
