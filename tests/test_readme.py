@@ -1,5 +1,7 @@
 """The README and the pages of docs/: figures are those of the results, links lead somewhere, commands are commands."""
 
+import ast
+import inspect
 import json
 import re
 import shlex
@@ -9,10 +11,13 @@ import sys
 from pathlib import Path
 
 import click
+import edgeae_export
+import edgeae_runtime
 import pytest
 import typer.main
 from edgeae_runtime.command.cli import _parser as runtime_parser
 
+import edgeae
 from edgeae.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -178,3 +183,33 @@ def test_make_has_every_target_that_is_named():
     for page in PAGES:
         for target in re.findall(r"^make ([a-z0-9-]+)|`make ([a-z0-9-]+)`", page.read_text(), re.MULTILINE):
             assert (target[0] or target[1]) in targets, (page, target)
+
+
+def callables():
+    """What the pages' programs call, by the name it has there."""
+    autoencoder = edgeae_runtime.Autoencoder
+    packages = {"edgeae": edgeae, "edgeae_export": edgeae_export, "edgeae_runtime": edgeae_runtime}
+    for package in packages.values():
+        for public in package.__all__:
+            yield public, getattr(package, public)
+            yield f"{package.__name__}.{public}", getattr(package, public)
+    for public in dir(autoencoder):
+        if not public.startswith("_"):
+            yield f"Autoencoder.{public}", getattr(autoencoder, public)
+
+
+def test_what_a_program_calls_takes_what_it_gives():
+    known, seen = dict(callables()), 0
+    named = re.compile(r"`((?:edgeae_export|Autoencoder|load)\b[^`]*\(.*?\))`")
+    inside = [call for page in PAGES for call in named.findall(page.read_text()) if "->" not in call]
+    for source in [*inside, *(block for page, block in blocks("python") if page.name != "add-a-rewrite.md")]:
+        source = re.sub(r"^load\(", "Autoencoder.load(", source).replace("…", "'bundle'").replace("(...", "('bundle'")
+        for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+            target = ast.unparse(call.func)
+            method = target.startswith("autoencoder.")
+            target = target.replace("autoencoder.", "Autoencoder.")
+            if re.match(r"(edgeae|Autoencoder\.|OwnModel$|Int8$)", target):
+                given = [None] * method + call.args
+                inspect.signature(known[target]).bind(*given, **{keyword.arg: None for keyword in call.keywords})
+                seen += 1
+    assert seen > 10
