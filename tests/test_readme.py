@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import edgeae_export
 import edgeae_runtime
 import pytest
@@ -159,12 +158,7 @@ def test_every_command_is_one(page, line):
     if program == "edgeae-runtime":
         runtime_parser().parse_args(words)
         return
-    group = typer.main.get_command(app)
-    verb = group.commands[words[0]]
-    try:
-        verb.make_context(words[0], words[1:])
-    except click.ClickException as error:
-        pytest.fail(f"{line}: {error.format_message()}")
+    typer.main.get_command(app).commands[words[0]].make_context(words[0], words[1:])
 
 
 def test_enough_commands_were_found():
