@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 # A process per core, each with one thread of its own: two share no core, and a file's tests share their fixtures.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-fast test-proofs test-models test-arm64 kill-loops fuzz bench-guard lint types format clean
+.PHONY: demo test test-fast test-proofs test-models test-arm64 kill-loops fuzz bench-guard docs lint types format clean
 
 demo: $(STAMP)  ## train, export, verify, time and draw
 	$(BIN)/edgeae demo
@@ -41,6 +41,11 @@ fuzz: $(STAMP)  ## 30,000 mutated bundles, and as many documents and pictures; n
 bench-guard: $(STAMP)  ## fails when the graphs' lead over plain ONNX Runtime falls below its floor
 	$(BIN)/python -m benchmarks.guard
 
+docs: $(STAMP)  ## docs/ as a site, in site/
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e './runtime[cpu,images]' -e '.[docs]'
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,4 +64,4 @@ $(STAMP): pyproject.toml runtime/pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .arm64 demo runs bundle dist build runtime/dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .arm64 site demo runs bundle dist build runtime/dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -32,7 +32,7 @@ from edgeae_runtime.parity import psnr
 import edgeae
 from benchmarks.peers.models import EDGEAE, PARTS, VARIANTS, Variant, make_models
 from benchmarks.peers.processes import PeerError, Worker, worker_command
-from benchmarks.results_file import RESULTS
+from benchmarks.results import RESULTS
 from edgeae.checkpoint_images import checkpoint_images
 
 BATCHES = (1, 8, 64)

@@ -22,7 +22,7 @@ from edgeae_export.graph.running import runner
 from edgeae_runtime.measure.timing import interleave
 from torch import Tensor, nn
 
-from benchmarks.results_file import RESULTS, write_result
+from benchmarks.results import RESULTS, write_result
 from edgeae.data import load_images, prepare
 from edgeae.model import AutoencoderConfig, Decoder, Encoder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,27 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.transforms import Bbox
 
-from benchmarks.render import EXACT_DB, latencies
+from benchmarks.results import EXACT_DB, latencies, read_result
 
 OURS, PEERS, RUNTIME = "#c2410c", "#475569", "#0369a1"
 COLOURS = {"plain float32": RUNTIME, "float32": "#f59e0b", "int8": OURS}
 NAMES = {"plain float32": "ONNX Runtime, plain float32", "float32": "edgeae float32", "int8": "edgeae int8"}
+PLACES = sorted(
+    ((right, up) for right in (0, *range(8, 180, 8), *range(-8, -180, -8)) for up in range(-240, 241, 6)),
+    key=lambda place: math.hypot(place[0], 1.3 * place[1]),
+)
+"""Where a name may stand, in points from what it names; the nearest first."""
 SLOWEST_SHOWN = 20.0
 """Times longer than this many times edgeae int8's would squeeze the others into a corner: they are named below."""
 
 
 def draw_all(folder: Path) -> None:
-    """Every picture, from the JSON files that lie in the folder."""
-    peers, scaling = (json.loads((folder / f"{name}.json").read_text()) for name in ("peers", "scaling"))
+    """Every picture, into the folder."""
+    peers, scaling = read_result("peers"), read_result("scaling")
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     draw_fidelity(peers, folder / "latency-fidelity.png")
     draw_size(peers, folder / "size-latency.png")
@@ -33,23 +40,23 @@ def draw_all(folder: Path) -> None:
 
 def draw_fidelity(report: dict[str, Any], path: Path) -> None:
     """The decoder's latency against its PSNR; best is the upper left."""
-    figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.6, 5.0), layout="constrained")
     points = [(time / 1e3, min(variant["psnr_db"], EXACT_DB), variant["variant"]) for variant, time in _points(report)]
     _scatter(axes, points)
     axes.set_ylabel("PSNR against torch float32 (dB)")
     axes.set_yticks([20, 40, 60, 80, EXACT_DB], ["20", "40", "60", "80", "exact"])
     axes.set_ylim(10, EXACT_DB + 8)
-    _finish(figure, axes, report, path)
+    _finish(figure, axes, report, points, path)
 
 
 def draw_size(report: dict[str, Any], path: Path) -> None:
     """The decoder's latency against its file; best is the lower left."""
-    figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.6, 5.0), layout="constrained")
     points = [(time / 1e3, variant["bytes"]["decoder"] / 1000, variant["variant"]) for variant, time in _points(report)]
     _scatter(axes, points)
     axes.set_ylabel("decoder file (kB)")
     axes.set_ylim(0)
-    _finish(figure, axes, report, path)
+    _finish(figure, axes, report, points, path)
 
 
 def draw_scaling(report: dict[str, Any], path: Path) -> None:
@@ -91,16 +98,51 @@ def _points(report: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
 
 
 def _scatter(axes: Axes, points: list[tuple[float, float, str]]) -> None:
-    """Numbered points, the fastest first, and beside the axes what the numbers stand for."""
-    for number, (x, y, name) in enumerate(sorted(points), start=1):
-        colour = OURS if name.startswith("edgeae") else RUNTIME if name.startswith("ONNX Runtime") else PEERS
-        axes.scatter(x, y, color=colour, s=110, zorder=3, edgecolor="white", linewidth=0.6)
-        axes.annotate(str(number), (x, y), color="white", fontsize=7, ha="center", va="center", zorder=4)
-        line = f"{number:>2}  {name}"
-        axes.annotate(line, (1.02, 0.97 - 0.058 * number), xycoords="axes fraction", color=colour, fontsize=8)
+    """The points; `_label` names them once the axes stand still."""
+    for x, y, name in points:
+        axes.scatter(x, y, color=_colour(name), s=45, zorder=3, edgecolor="white", linewidth=0.6)
 
 
-def _finish(figure: plt.Figure, axes: Axes, report: dict[str, Any], path: Path) -> None:
+def _colour(name: str) -> str:
+    return OURS if name.startswith("edgeae") else RUNTIME if name.startswith("ONNX Runtime") else PEERS
+
+
+def _label(axes: Axes, points: list[tuple[float, float, str]]) -> None:
+    """Each point's name beside it, at the nearest place where it covers neither a point nor another name."""
+    figure = axes.figure
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # it would make room for the names, and move what they stand beside
+    frame = axes.get_window_extent()
+    half = 5 * figure.dpi / 72
+    places = axes.transData.transform([point[:2] for point in points])
+    taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in places]
+    for x, y, name in sorted(points):
+        for right, up in PLACES:
+            text = axes.annotate(
+                name,
+                (x, y),
+                (right, up),
+                textcoords="offset points",
+                color=_colour(name),
+                fontsize=7.5,
+                ha="left" if right > 0 else "right" if right < 0 else "center",
+                va="center",
+                arrowprops={"arrowstyle": "-", "color": "#94a3b8", "lw": 0.5, "shrinkA": 1, "shrinkB": 3},
+            )
+            text.update_positions(figure.canvas.get_renderer())
+            box = Text.get_window_extent(text)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+        else:
+            raise ValueError(f"There is no place for {name!r} in the picture.")
+
+
+def _finish(
+    figure: plt.Figure, axes: Axes, report: dict[str, Any], points: list[tuple[float, float, str]], path: Path
+) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlabel("decoder, batch 1, one thread (ms)")
@@ -112,6 +154,7 @@ def _finish(figure: plt.Figure, axes: Axes, report: dict[str, Any], path: Path) 
     if left_out:
         axes.set_title("not shown: " + ", ".join(left_out), fontsize=8, color=PEERS, loc="right")
     axes.grid(visible=True, lw=0.3)
+    _label(axes, points)
     figure.savefig(path, dpi=110, pil_kwargs={"optimize": True})
     plt.close(figure)
 

@@ -1,29 +1,26 @@
-"""Write the README's tables, and the plots, from the results, so that no figure is copied by hand.
+"""Write the tables of the README and the documents, and the plots, from the results: no figure is copied by hand.
 
     python -m benchmarks.render [--check]
 
-Each table stands between `<!-- table NAME -->` and `<!-- end -->`; `--check` only says whether they agree, and needs
-nothing but Python.
+Each table stands between `<!-- table NAME -->` and `<!-- end -->`, on as many pages as want it; `--check` only says
+whether they agree, and needs nothing but Python.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-from benchmarks.zoo.table import EXACT_DB, zoo_table
+from benchmarks.results import EXACT_DB, PICTURES, ROOT, Report, latencies, read_result
+from benchmarks.zoo.table import zoo_table
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
-OURS, STATIC = "edgeae int8", "ONNX Runtime quantize_static"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+OURS, PLAIN, STATIC = "edgeae int8", "ONNX Runtime float32", "ONNX Runtime quantize_static"
 SHOWN = {
     "torch eager": "torch eager",
-    "ONNX Runtime float32": "ONNX Runtime, as torch exports it",
+    PLAIN: "plain ONNX Runtime float32, as torch exports it",
     STATIC: "ONNX Runtime's own int8 (`quantize_static`)",
     "edgeae float32": "**edgeae float32**",
     OURS: "**edgeae int8**",
@@ -32,32 +29,22 @@ FAITHFUL_DB = 30
 """Below this an int8 image visibly differs."""
 CASES = (("encoder", 1), ("encoder", 64), ("decoder", 1), ("decoder", 64), ("round-trip", 1), ("round-trip", 64))
 
-Report = dict[str, Any]
-
-
-def latencies(report: Report, part: str, batch: int, threads: int) -> dict[str, Report]:
-    """The rows of one case by variant."""
-    wanted = (part, batch, threads)
-    rows = {row["variant"]: row for row in report["rows"] if (row["part"], row["batch"], row["threads"]) == wanted}
-    rows.pop("the same again", None)
-    return rows
-
 
 def peers_table(report: Report) -> list[str]:
-    """The decoder on one thread at batch 1: this project, what it replaces, and the best faithful rival."""
+    """The decoder on one thread at batch 1: what it replaces (1.0x), the best faithful rival, and this project."""
     rows = latencies(report, "decoder", 1, 1)
     variants = {variant["variant"]: variant for variant in report["variants"]}
     rivals = [name for name in rows if name not in SHOWN and variants[name]["psnr_db"] >= FAITHFUL_DB]
     best = min(rivals, key=lambda name: rows[name]["median_us"])
     shown = dict(list(SHOWN.items())[:3]) | {best: f"{best}: the fastest peer"} | dict(list(SHOWN.items())[3:])
     lines = [
-        "| decoder, batch 1, one thread | speed-up | time | file | PSNR | reconstruction error |",
+        "| decoder, batch 1, one thread | speed-up over plain ONNX Runtime | time | file | PSNR | round-trip error |",
         "|---|---|---|---|---|---|",
     ]
     for name, title in shown.items():
         variant, time = variants[name], rows[name]["median_us"]
         lines.append(
-            f"| {title} | {rows[STATIC]['median_us'] / time:.1f}x | {time / 1e3:.3f} ms "
+            f"| {title} | {rows[PLAIN]['median_us'] / time:.1f}x | {time / 1e3:.3f} ms "
             f"| {variant['bytes']['decoder'] / 1000:.0f} kB | {fidelity(variant)} | {rise(variant)} |"
         )
     return lines
@@ -184,7 +171,7 @@ def others_table(report: Report) -> list[str]:
     return lines
 
 
-def foreign_table(report: Report) -> list[str]:
+def own_models_table(report: Report) -> list[str]:
     """Other people's architectures: parity, int8's fidelity, speed-ups over plain float32, what stayed in float."""
     lines = [
         "| model | latent | float32 parity, of its limit | int8 PSNR, error | encoder: float32, int8 "
@@ -221,22 +208,23 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "peers": ("peers", ratios_table),
     "scaling": ("scaling", scaling_table),
     "other_decoders": ("other_decoders", others_table),
-    "foreign_models": ("foreign_models", foreign_table),
+    "other_models": ("other_models", own_models_table),
     "zoo": ("zoo", zoo_table),
 }
-"""Per place in the README, the result it is made of and how."""
+"""Per place on a page, the result it is made of and how."""
+PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(\n?<!-- end -->)", re.DOTALL)
 
 
 def rendered(text: str) -> str:
-    """The README with its tables written anew."""
-    for name, (result, make) in TABLES.items():
-        report = json.loads((RESULTS / f"{result}.json").read_text())
-        table = "\n".join(make(report))
-        pattern = re.compile(rf"(<!-- table {name} -->\n).*?(\n?<!-- end -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise SystemExit(f"The README has no place for the table {name}.")
-        text = pattern.sub(lambda match, table=table: f"{match[1]}{table}\n<!-- end -->", text)
-    return text
+    """A page with its tables written anew."""
+
+    def table(place: re.Match[str]) -> str:
+        if place[2] not in TABLES:
+            raise SystemExit(f"There is no table {place[2]}; there are {', '.join(TABLES)}.")
+        result, make = TABLES[place[2]]
+        return f"{place[1]}{chr(10).join(make(read_result(result)))}\n<!-- end -->"
+
+    return PLACE.sub(table, text)
 
 
 def main() -> None:
@@ -244,16 +232,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    readme = ROOT / "README.md"
-    text = readme.read_text()
+    pages = {page: page.read_text() for page in PAGES}
+    missing = TABLES.keys() - {place[2] for text in pages.values() for place in PLACE.finditer(text)}
+    if missing:
+        sys.exit(f"No page has a place for the table {', '.join(sorted(missing))}.")
     if options.check:
-        if rendered(text) != text:
-            sys.exit("The README's figures are not those of benchmarks/results: run python -m benchmarks.render")
+        stale = [page.name for page, text in pages.items() if rendered(text) != text]
+        if stale:
+            sys.exit(f"{', '.join(stale)}: not the figures of benchmarks/results; run python -m benchmarks.render")
         return
-    readme.write_text(rendered(text))
+    for page, text in pages.items():
+        page.write_text(rendered(text))
     from benchmarks.plots import draw_all
 
-    draw_all(RESULTS)
+    draw_all(PICTURES)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from edgeae_runtime.measure.timing import interleave
 from edgeae_runtime.sessions.providers import create_session
 from onnxruntime import InferenceSession
 
-from benchmarks.results_file import RESULTS, write_result
+from benchmarks.results import RESULTS, write_result
 
 IDLE_SECONDS = 10
 SOAK_THREADS = 4

@@ -28,7 +28,7 @@ from edgeae_runtime.measure.timing import interleave
 
 from benchmarks.machine_peak import machine_peak, multiplications
 from benchmarks.other_decoders import Model, pictures
-from benchmarks.results_file import RESULTS, write_result
+from benchmarks.results import RESULTS, write_result
 from edgeae.model import AutoencoderConfig, Decoder, Encoder
 
 WIDTHS = (32, 64, 128)

@@ -14,7 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.results_file import RESULTS, write_result
+from benchmarks.results import RESULTS, write_result
 from edgeae.data import load_images
 from edgeae.training.loop import TrainingConfig, train
 

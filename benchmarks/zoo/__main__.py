@@ -25,7 +25,7 @@ from edgeae_runtime.measure.timing import Latency, interleave
 from edgeae_runtime.parity import mse, psnr
 
 from benchmarks.peers.models import PARTS
-from benchmarks.results_file import RESULTS, write_result
+from benchmarks.results import RESULTS, write_result
 from benchmarks.zoo.forms import PLAIN, Forms, make_forms
 from benchmarks.zoo.inputs import Inputs
 from benchmarks.zoo.weights import ZOO, ZooModel, load

@@ -1,13 +1,9 @@
-"""The README's tables of the zoo, from its result; like all of rendering, with nothing but Python."""
+"""The tables of the zoo, from its result; like all of rendering, with nothing but Python."""
 
 from __future__ import annotations
 
-from typing import Any
+from benchmarks.results import EXACT_DB, Report
 
-Report = dict[str, Any]
-
-EXACT_DB = 100
-"""From this PSNR on, two float32 results are the same but for rounding."""
 TIE = 0.02
 """Least difference that counts: the width to which the rounds measure (`PRECISION` of the runtime's timing)."""
 PLAIN, STATIC = "plain", "quantize_static"

@@ -296,9 +296,9 @@ def test_the_command_signs_and_says_what_to_do_next(broken, tmp_path):
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="the README's commands are OpenSSL's")
-def test_the_readmes_commands(broken, tmp_path):
-    text = (BUNDLE.parent.parent / "README.md").read_text()
+@pytest.mark.skipif(not shutil.which("openssl"), reason="the commands are OpenSSL's")
+def test_the_commands_of_the_page_on_security(broken, tmp_path):
+    text = (BUNDLE.parent.parent / "docs" / "security.md").read_text()
     lines = re.findall(r"^(openssl .*|edgeae.* --key .*?)(?:  #.*)?$", text, re.MULTILINE)
     assert len(lines) == 4
     programs = "".join(

@@ -1,6 +1,6 @@
 """Other people's autoencoders: parity, int8 fidelity, and speed against plain ONNX Runtime float32.
 
-    python -m benchmarks.foreign_models [--json benchmarks/results/foreign_models.json]
+    python -m benchmarks.other_models [--json benchmarks/results/other_models.json]
 
 The models are those of benchmarks/zoo/architectures.py, from diffusers, MONAI and PyOD or after papers and others'
 patterns, trained for a moment on smooth random pictures. Each part is timed at batch 1 on one thread, its three forms
@@ -23,7 +23,7 @@ from edgeae_export import OwnModel
 from edgeae_export.graph.running import runner
 from edgeae_runtime.measure.timing import THREAD_CLOCK, compared, interleave
 
-from benchmarks.results_file import RESULTS, write_result
+from benchmarks.results import RESULTS, write_result
 from benchmarks.zoo.architectures import OTHER_MODELS, OtherModel, build, pictures
 
 
@@ -72,14 +72,14 @@ def measure(foreign: OtherModel, model: torch.nn.Module, inputs: np.ndarray) -> 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=RESULTS / "foreign_models.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "other_models.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for foreign in OTHER_MODELS:
         rows.append(measure(foreign, build(foreign), pictures(foreign.shape)))
         print(json.dumps(rows[-1]["speed"]), rows[-1]["model"], f"{rows[-1]['int8_psnr_db']:.1f} dB", flush=True)
-    write_result("foreign-models", {"rows": rows}, options.json, packages=("torch", "diffusers", "monai", "pyod"))
+    write_result("other-models", {"rows": rows}, options.json, packages=("torch", "diffusers", "monai", "pyod"))
 
 
 if __name__ == "__main__":
