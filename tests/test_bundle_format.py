@@ -5,18 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-from edgeae_runtime.bundle.manifest import (
-    FITS,
-    GOLDEN_METRICS,
-    GOLDEN_OUTPUTS,
-    MAX_ELEMENTS,
-    MAX_GOLDEN,
-    MAX_MODEL_BYTES,
-    PARTS,
-    PRECISIONS,
-    READABLE_VERSIONS,
-    parse_manifest,
-)  # fmt: skip
+from edgeae_runtime.bundle.golden_limits import GOLDEN_METRICS, GOLDEN_OUTPUTS, MAX_GOLDEN
+from edgeae_runtime.bundle.manifest import PARTS, READABLE_VERSIONS, parse_manifest
+from edgeae_runtime.bundle.parts import MAX_ELEMENTS, MAX_MODEL_BYTES, PRECISIONS
+from edgeae_runtime.bundle.preprocessing import FITS
 from edgeae_runtime.errors import BundleError
 
 ROOT = Path(__file__).parent.parent

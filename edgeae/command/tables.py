@@ -12,9 +12,9 @@ from edgeae_runtime.terminal import cut, name_of
 from rich.markup import escape
 from rich.table import Table
 
-from edgeae import inspection
+from edgeae.command import inspection
 from edgeae.command.console import console, heading, plain, say, warn
-from edgeae.inspection import RewriteDecision, rewrite_decisions, versions
+from edgeae.command.inspection import RewriteDecision, rewrite_decisions, versions
 
 if TYPE_CHECKING:  # these bring torch with them
     from edgeae_export import ExportReport

@@ -55,7 +55,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")] = False,
 ) -> None:
     """Train the autoencoder; every finished epoch is a checkpoint."""
-    from edgeae.runs import Given, TerminatedError, prepare_run, stamp, stopped, terminated_as_interrupted
+    from edgeae.command.runs import Given, TerminatedError, prepare_run, stamp, stopped, terminated_as_interrupted
     from edgeae.training.loop import train as train_model
 
     settings = {

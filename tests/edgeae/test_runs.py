@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from edgeae_runtime.errors import InputError
 
-from edgeae import runs
 from edgeae.checkpoint import load_checkpoint
+from edgeae.command import runs
 from edgeae.demo import one_of_each
 
 NOTHING = runs.Given(None, None, None, None, None, None, None, {})
