@@ -27,9 +27,9 @@ from benchmarks.results import RESULTS, write_result
 from benchmarks.zoo.architectures import OTHER_MODELS, OtherModel, build, pictures
 
 
-def measure(foreign: OtherModel, model: torch.nn.Module, inputs: np.ndarray) -> dict[str, Any]:
+def measure(other: OtherModel, model: torch.nn.Module, inputs: np.ndarray) -> dict[str, Any]:
     """Export one model three times, compare and time."""
-    common = {"calibration": inputs, "own_model": OwnModel(value_range=foreign.value_range, **foreign.options)}
+    common = {"calibration": inputs, "own_model": OwnModel(value_range=other.value_range, **other.options)}
     reports = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, options in (
@@ -52,8 +52,8 @@ def measure(foreign: OtherModel, model: torch.nn.Module, inputs: np.ndarray) -> 
     parity = [check for check in reports["float32"].checks if check.metric == "max_abs"]
     worst = max(parity, key=lambda check: check.measured / check.limit)
     return {
-        "model": foreign.name,
-        "image": list(foreign.shape),
+        "model": other.name,
+        "image": list(other.shape),
         "latent": list(reports["int8"].manifest.latent.shape),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "float32_max_abs": worst.measured,
@@ -76,8 +76,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for foreign in OTHER_MODELS:
-        rows.append(measure(foreign, build(foreign), pictures(foreign.shape)))
+    for other in OTHER_MODELS:
+        rows.append(measure(other, build(other), pictures(other.shape)))
         print(json.dumps(rows[-1]["speed"]), rows[-1]["model"], f"{rows[-1]['int8_psnr_db']:.1f} dB", flush=True)
     write_result("other-models", {"rows": rows}, options.json, packages=("torch", "diffusers", "monai", "pyod"))
 

@@ -20,7 +20,7 @@ def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provid
     """Compare a bundle with the torch model of a checkpoint, on its test images.
 
     Raises:
-        InputError: the checkpoint or its images cannot be had, or the bundle lacks one half.
+        InputError: the checkpoint or its images cannot be had, or the bundle lacks one part.
     """
     checkpoint = load_checkpoint(checkpoint_path)
     _, test_images = checkpoint_images(checkpoint)
@@ -42,7 +42,7 @@ def check_same_shape(autoencoder: Autoencoder, checkpoint: Checkpoint) -> None:
     """Refuse to compare a bundle with a checkpoint of another shape.
 
     Raises:
-        InputError: they differ, or the bundle lacks one half.
+        InputError: they differ, or the bundle lacks one part.
     """
     manifest = autoencoder.manifest
     found = (sorted(manifest.parts), manifest.image_shape, manifest.latent.dim)

@@ -13,7 +13,7 @@ from edgeae_runtime.terminal import command_line
 
 from edgeae.command import console, tables
 from edgeae.command.defaults import DEFAULT_BUNDLE, DEFAULT_CHECKPOINT
-from edgeae.own_model.words import chosen_range, half_arguments, numbers_or_none
+from edgeae.own_model.words import chosen_range, numbers_or_none, part_arguments
 
 OWN = "Your own model"
 
@@ -115,8 +115,8 @@ def export(
         "encoder": encoder,
         "decoder": decoder,
         "outputs": outputs.split(",") if outputs else None,
-        "encoder_arguments": half_arguments("--encoder-argument", encoder_argument or []),
-        "decoder_arguments": half_arguments("--decoder-argument", decoder_argument or []),
+        "encoder_arguments": part_arguments("--encoder-argument", encoder_argument or []),
+        "decoder_arguments": part_arguments("--decoder-argument", decoder_argument or []),
         "value_range": chosen_range(value_range, mean, std),
     }
     files: dict[str, Any] = {

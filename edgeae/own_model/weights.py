@@ -26,7 +26,7 @@ _WRAPPERS = ("module", "_orig_mod")
 _AVERAGES = ("ema", "averag", "avg", "swa", "shadow", "teacher", "polyak")
 _OPTIONAL = "num_batches_tracked"
 """A counter that old BatchNorm layers did not save, and that no output depends on."""
-_HALVES = (("enc", "encoder", "e", "0"), ("dec", "decoder", "generator", "gen", "g", "1"))
+_PART_WORDS = (("enc", "encoder", "e", "0"), ("dec", "decoder", "generator", "gen", "g", "1"))
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def load_weights(
         places = _places(module, tensors, keys[index % len(keys)])
         if not places:
             raise InputError(_misfit(path, module, tensors, keys[index % len(keys)]))
-        place, notices = _chosen(places, path, _HALVES[index] if len(modules) > 1 else ())
+        place, notices = _chosen(places, path, _PART_WORDS[index] if len(modules) > 1 else ())
         module.load_state_dict(dict(place.tensors), strict=False)
         seen |= {name for each in places for name in each.names}
         notices = notices or _parts(document, place)
@@ -161,9 +161,9 @@ def _fits(wanted: Tensor, value: Tensor) -> bool:
     return is_lazy(wanted) or wanted.shape == value.shape
 
 
-def _chosen(places: list[_Place], path: Path, half: Sequence[str]) -> tuple[_Place, list[str]]:
-    """The one place, or the one that is no average, and what to tell; `half` are the words for one of a pair."""
-    named = [place for place in places if half and set(half) & set(place.prefix.lower().split("."))]
+def _chosen(places: list[_Place], path: Path, part: Sequence[str]) -> tuple[_Place, list[str]]:
+    """The one place, or the one that is no average, and what to tell; `part` are the words for one of a pair."""
+    named = [place for place in places if part and set(part) & set(place.prefix.lower().split("."))]
     plain = [place for place in named or places if not place.average] or named or places
     place = plain[0]
     rivals = [other for other in plain[1:] if not other.same(place)]

@@ -28,7 +28,7 @@ def numbers_or_none(option: str, text: str | None, kind: Callable[[str], _Number
         raise InputError(f"Got {option} {text}, expected numbers with commas between, such as 3,64,64.") from error
 
 
-def half_arguments(option: str, words: Sequence[str]) -> dict[str, Any] | None:
+def part_arguments(option: str, words: Sequence[str]) -> dict[str, Any] | None:
     """`NAME=JSON` words as keyword arguments, or None for none.
 
     Lists with a fraction among their numbers become float32 tensors. A list of whole numbers may be a size as well: it

@@ -153,7 +153,7 @@ def export(
         on_progress: told the name of each stage when it begins.
 
     Raises:
-        InputError: an argument cannot be used; a half cannot be found, is random or in training mode; torch cannot
+        InputError: an argument cannot be used; a part cannot be found, is random or in training mode; torch cannot
             trace it, or freezes its batch; or nothing would run in int8.
         ParityError: an exported graph does not compute what torch does; nothing was written.
     """

@@ -1,4 +1,4 @@
-"""One half of an autoencoder, loaded: batches in, batches out, in bounded memory."""
+"""One part of an autoencoder, encoder or decoder, loaded: batches in, batches out, in bounded memory."""
 
 from __future__ import annotations
 

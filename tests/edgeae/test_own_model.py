@@ -14,7 +14,7 @@ import torch
 from edgeae_runtime import Autoencoder, InputError, open_bundle
 
 from edgeae.own_model.import_name import build_own_model, is_import_name
-from edgeae.own_model.words import chosen_range, half_arguments
+from edgeae.own_model.words import chosen_range, part_arguments
 
 MODULE = """
     import torch
@@ -155,7 +155,7 @@ def test_weights_that_do_not_fit(project):
 
 def test_words_of_the_command_line():
     def words(*given):
-        return half_arguments("--decoder-argument", given)
+        return part_arguments("--decoder-argument", given)
 
     assert words() is None
     assert words("gain=0.5", "flag=true", "size=[256, 256]") == {"gain": 0.5, "flag": True, "size": [256, 256]}

@@ -1,10 +1,10 @@
 """Weights that stay in float beside int8 layers, stored in 16 bits.
 
-A layer is kept in float for its speed or for the precision of its sums; its weights, rounded to half precision, are
+A layer is kept in float for its speed or for the precision of its sums; its weights, rounded to float16, are
 still a hundred times finer than the 8 bits beside them. They are stored as float16 with a Cast behind, which ONNX
 Runtime evaluates once, at load: half the bytes, the same kernels.
 
-Half precision has few exponents: numbers below 6e-5 lose bits, those below 6e-8 become zero. So a weight is stored so
+float16 has few exponents: numbers below 6e-5 lose bits, those below 6e-8 become zero. So a weight is stored so
 only where every output and every input of the layer keeps its weights nearly as they are (a layer that reads several
 physical units has small weights for large inputs), and a bias only where the rounding that follows is far coarser.
 """
@@ -26,10 +26,10 @@ MOST_SHIFT = 1 / 8
 """What a bias may lose, in steps of the 8 bits that its sum is rounded to next."""
 
 
-def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+def store_in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Store the float32 weights and biases of an int8 graph's float layers as float16, where it costs no precision."""
     editor = GraphEditor(model)
-    halves: dict[str, str] = {}
+    cast_of: dict[str, str] = {}
     for node in editor.of_type(*WEIGHTED_OPS):
         for index in range(1, len(node.input)):
             name = node.input[index]
@@ -38,10 +38,10 @@ def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
                 continue
             if not (_keeps_weight(node, value) if index == 1 else _keeps_bias(editor, node, value)):
                 continue
-            if name not in halves:  # one for all layers that share it
+            if name not in cast_of:  # one for all layers that share it
                 stored = editor.add_constant(value.astype(np.float16), f"{name}_half")
-                halves[name] = editor.add("Cast", [stored], f"{name}_cast", to=TensorProto.FLOAT)
-            node.input[index] = halves[name]
+                cast_of[name] = editor.add("Cast", [stored], f"{name}_cast", to=TensorProto.FLOAT)
+            node.input[index] = cast_of[name]
     return editor.finish()
 
 

@@ -17,7 +17,7 @@ from onnx import NodeProto, helper
 
 from edgeae_export.graph.layers import Array, GraphEditor, attribute
 from edgeae_export.int8.calibration import Range
-from edgeae_export.int8.float16_weights import store_in_half
+from edgeae_export.int8.float16_weights import store_in_float16
 from edgeae_export.int8.placement import Sites, moved_inputs, moves, origins
 from edgeae_export.targets import Target
 
@@ -83,7 +83,7 @@ def quantize(
     inserter.activations(scales, layers, sites.float_sums)
     for node in layers:
         inserter.layer(node, scale_of[node.name], (bias_shifts or {}).get(node.name), (rounded or {}).get(node.name))
-    return store_in_half(editor.finish())
+    return store_in_float16(editor.finish())
 
 
 def quantize_weight(weight: Array, axis: int, target: Target, smallest: Array | None = None) -> QuantizedWeight:

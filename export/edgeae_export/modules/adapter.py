@@ -1,7 +1,7 @@
 """From whatever a user trained to what the exporter wants: an encoder, a decoder, and the shapes between them.
 
 Any torch module will do that has `encode` and `decode` methods or `encoder` and `decoder` submodules, or whose two
-halves the user names. Outputs may be tensors, tuples, mappings or distributions: see `outputs.py`.
+parts the user names. Outputs may be tensors, tuples, mappings or distributions: see `outputs.py`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from edgeae_export.arrays import Float32Array
 from edgeae_export.modules.arguments import bind, readings
 from edgeae_export.modules.between import NotOneTensorError, why_not_one_tensor
-from edgeae_export.modules.conduct import first_of, outputs_of, refuse_frozen_batch, refuse_randomness, run_half
+from edgeae_export.modules.conduct import first_of, outputs_of, refuse_frozen_batch, refuse_randomness, run_part
 from edgeae_export.modules.output_roles import EncoderRoles, infer_encoder
 from edgeae_export.modules.outputs import UnansweredError, flatten, infer_decoder
 from edgeae_export.modules.own_model import INFERRED, OwnModel
-from edgeae_export.modules.parts import Call, Candidate, forward_images, named_halves, same_images, unwrapped
+from edgeae_export.modules.parts import Call, Candidate, forward_images, named_parts, same_images, unwrapped
 from edgeae_export.modules.torchscript import without_torchscript
 from edgeae_export.value_range import ValueRange
 
@@ -44,10 +44,10 @@ class Adapted:
     value_range: ValueRange
     """What the model's own images look like; the two modules above take and give those of the bundle."""
     notices: tuple[str, ...] = ()
-    """What the user should know: the model's own forward does more than the two halves, another pair was refused."""
+    """What the user should know: the model's own forward does more than the two parts, another pair was refused."""
 
 
-class EncoderHalf(nn.Module):
+class EncoderPart(nn.Module):
     """A user's encoder behind the bundle's conventions."""
 
     def __init__(self, inner: nn.Module, roles: EncoderRoles, value_range: ValueRange) -> None:
@@ -60,7 +60,7 @@ class EncoderHalf(nn.Module):
         return tuple(each.to(image.dtype) for each in made) if isinstance(made, tuple) else made.to(image.dtype)  # type: ignore[return-value]
 
 
-class DecoderHalf(nn.Module):
+class DecoderPart(nn.Module):
     """A user's decoder behind the bundle's conventions."""
 
     def __init__(self, inner: nn.Module, output: str, value_range: ValueRange) -> None:
@@ -77,7 +77,7 @@ def adapt(
     images: Float32Array | None = None,
     own_model: OwnModel = INFERRED,
 ) -> Adapted:
-    """Find the halves of an autoencoder and what their outputs mean.
+    """Find the parts of an autoencoder and what their outputs mean.
 
     Args:
         model: an `ExportableAutoencoder`, a module, or a pair (encoder, decoder).
@@ -85,7 +85,7 @@ def adapt(
         own_model: what its owner tells of it.
 
     Raises:
-        InputError: a half cannot be found or run, is random or in training mode, or its outputs are ambiguous.
+        InputError: a part cannot be found or run, is random or in training mode, or its outputs are ambiguous.
     """
     shape = known_shape(model, own_model.image_shape, images)
     value_range = own_model.value_range or ValueRange.default(shape)
@@ -101,7 +101,7 @@ def adapt(
     with torch.inference_mode(False):  # the caller may be in it; layers are found through autograd's graph
         found, notices = _agreeing(
             model,
-            named_halves(model, own_model.encoder, own_model.decoder),
+            named_parts(model, own_model.encoder, own_model.decoder),
             references,
             lambda candidate: _fit(candidate, bound, trial, own_model.outputs, value_range, references),
         )
@@ -124,10 +124,10 @@ def _references(model: object, given: Tensor, arguments: Mapping[str, Any]) -> l
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Two halves that fit each other, and what they made of the trial images."""
+    """Two parts that fit each other, and what they made of the trial images."""
 
-    encoder: EncoderHalf
-    decoder: DecoderHalf
+    encoder: EncoderPart
+    decoder: DecoderPart
     latent: Tensor
     decoded: Tensor
 
@@ -138,7 +138,7 @@ def _agreeing(
     references: Sequence[Tensor],
     fit: Callable[[Candidate], _Fitted],
 ) -> tuple[_Fitted, list[str]]:
-    """The first pair of halves that makes the images of `references`, or else the first that works, with notices.
+    """The first pair of parts that makes the images of `references`, or else the first that works, with notices.
 
     A pair that only works may skip half of the model. It is taken where it comes first, or where what came before it
     exchanges more than one tensor, as the codes of an audio codec; not behind a pair that the user can mend.
@@ -163,7 +163,7 @@ def _agreeing(
     notices = _autocast(found)
     if refusals and candidates.index(refusals[0][0]) < candidates.index(taken):
         refused, refusal = refusals[0]
-        notices.append(f"Took {taken} as the halves of {type(model).__name__}. {refused} came first: {refusal}")
+        notices.append(f"Took {taken} as the parts of {type(model).__name__}. {refused} came first: {refusal}")
     if references:
         notices.append(_left_out(model, found.decoded, _expected(found, references)))
     return found, notices
@@ -202,9 +202,9 @@ def _left_out(model: object, decoded: Tensor, expected: Sequence[Tensor]) -> str
         else "does something that they leave out, such as a quantiser, or a layer between or after them"
     )
     return (
-        f"The halves of {type(model).__name__} make other images than its own forward, by up to "
+        f"The parts of {type(model).__name__} make other images than its own forward, by up to "
         f"{float((decoded - expected[0]).abs().max()):.2g}: forward {what}. If the bundle should do it too, put it "
-        "into one of the halves and name them: encoder='…' and decoder='…' in Python, or --encoder and --decoder."
+        "into one of the parts and name them: encoder='…' and decoder='…' in Python, or --encoder and --decoder."
     )
 
 
@@ -216,15 +216,15 @@ def _fit(
     value_range: ValueRange,
     references: Sequence[Tensor],
 ) -> _Fitted:
-    """Run two halves on real images and tell their outputs apart."""
-    encode_owner, encode, decode_owner, decode = candidate.halves()
+    """Run two parts on real images and tell their outputs apart."""
+    encode_owner, encode, decode_owner, decode = candidate.parts()
     given = value_range.to_model(trial)
     plain = Call(encode_owner, encode, bound[0]), Call(decode_owner, decode, bound[1])
     try:
         first = bind("encoder", encode_owner, encode, bound[0], given)
         roles = infer_encoder(first, plain[1], given, outputs, references)
-        encoder = EncoderHalf(first, roles, value_range)
-        latent = first_of(run_half("encoder", encoder, trial))
+        encoder = EncoderPart(first, roles, value_range)
+        latent = first_of(run_part("encoder", encoder, trial))
         second = bind("decoder", decode_owner, decode, bound[1], latent)
         return _fitted(encoder, second, latent, trial, value_range)
     except UnansweredError:
@@ -236,14 +236,14 @@ def _fit(
         raise NotOneTensorError(why) from error
 
 
-def _fitted(encoder: EncoderHalf, second: Call, latent: Tensor, trial: Tensor, value_range: ValueRange) -> _Fitted:
-    """The halves, after everything that no half may do was looked for."""
+def _fitted(encoder: EncoderPart, second: Call, latent: Tensor, trial: Tensor, value_range: ValueRange) -> _Fitted:
+    """The parts, after everything that no part may do was looked for."""
     shape = tuple(trial.shape[1:])
-    decoder = DecoderHalf(second, infer_decoder(second, latent, shape), value_range)
+    decoder = DecoderPart(second, infer_decoder(second, latent, shape), value_range)
     for name, module, given in (("encoder", encoder, trial), ("decoder", decoder, latent)):
         refuse_randomness(name, module, given)
         refuse_frozen_batch(name, module, given)
-    decoded = run_half("decoder", decoder, latent)
+    decoded = run_part("decoder", decoder, latent)
     if tuple(decoded.shape[1:]) != shape:
         raise InputError(
             f"The decoder gives images of shape {list(decoded.shape[1:])}, expected {list(shape)}, that of the "
@@ -268,17 +268,17 @@ def known_shape(model: object, image_shape: Sequence[int] | None, images: object
     return tuple(shape)
 
 
-def _simplest(half: EncoderHalf | DecoderHalf, given: Tensor) -> nn.Module:
+def _simplest(part: EncoderPart | DecoderPart, given: Tensor) -> nn.Module:
     """The user's own module, where it already does what its wrapper does: the graph then has the user's names."""
-    call = half.inner
+    call = part.inner
     assert isinstance(call, Call)
-    if call.method != "forward" or call.plain or call.tensors or call.autocast or not half.value_range.identity:
-        return half
-    plain, wrapped = call.owner, outputs_of(run_half("half", half, given))
-    found = run_half("half", plain, given)
+    if call.method != "forward" or call.plain or call.tensors or call.autocast or not part.value_range.identity:
+        return part
+    plain, wrapped = call.owner, outputs_of(run_part("part", part, given))
+    found = run_part("part", plain, given)
     alike = isinstance(found, Tensor | tuple) and all(isinstance(each, Tensor) for each in outputs_of(found))
     same = alike and [each.dtype for each in outputs_of(found)] == [each.dtype for each in wrapped]
-    return plain if same and all(map(torch.equal, outputs_of(found), wrapped)) else half
+    return plain if same and all(map(torch.equal, outputs_of(found), wrapped)) else part
 
 
 def _trial_images(images: Float32Array | None, shape: tuple[int, ...], value_range: ValueRange) -> Tensor:

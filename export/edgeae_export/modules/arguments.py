@@ -1,8 +1,8 @@
-"""Further arguments of a half, bound for good.
+"""Further arguments of a part, bound for good.
 
 A list of numbers may be a size, as `image_size=[256, 256]`, or a tensor, as `y=[0, 1]`: it is tried as it was given,
 then as a float32 tensor, then, if its numbers are whole, as an int64 tensor. A tensor for one image is repeated for the
-batch where the half does not take it otherwise.
+batch where the part does not take it otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgeae_export.modules.parts import Call
 
 
 def bind(name: str, owner: nn.Module, method: str, arguments: Mapping[str, Any] | None, given: Tensor) -> Call:
-    """A half with its arguments, in the first reading of them that it takes.
+    """A part with its arguments, in the first reading of them that it takes.
 
     Raises:
         InputError: it takes none of them on `given`.

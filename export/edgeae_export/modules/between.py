@@ -1,6 +1,6 @@
-"""Why one tensor between two halves cannot carry what they exchange: skips, indices, codes, labels, two latents.
+"""Why one tensor between two parts cannot carry what they exchange: skips, indices, codes, labels, two latents.
 
-A bundle's encoder takes an image and gives one float tensor, which its decoder takes. Where a pair of halves wants
+A bundle's encoder takes an image and gives one float tensor, which its decoder takes. Where a pair of parts wants
 more, torch's own error ("missing 1 required positional argument") says neither what stands in the way nor what helps.
 """
 
@@ -22,14 +22,14 @@ _PACK = (
 
 
 class NotOneTensorError(InputError):
-    """Two halves exchange more than one float tensor."""
+    """Two parts exchange more than one float tensor."""
 
 
 def why_not_one_tensor(first: Call, second: Call, images: Tensor) -> str | None:
-    """What the halves exchange besides one float tensor, and what to do, in a sentence; None where it is one.
+    """What the parts exchange besides one float tensor, and what to do, in a sentence; None where it is one.
 
     Args:
-        first, second: the halves.
+        first, second: the parts.
         images: a batch as the model wants it.
     """
     wanted, also = further_arguments(first), further_arguments(second)
@@ -59,7 +59,7 @@ def why_not_one_tensor(first: Call, second: Call, images: Tensor) -> str | None:
         what = "whole numbers, such as the places of a pooling" if whole else "maps, such as skips or two latents"
         return (
             f"The encoder {first} gives {what} ({_shapes(several)}), and the decoder {second} takes {_listed(also)} "
-            f"besides the first: one tensor between the halves cannot carry them. To export it, {_PACK}."
+            f"besides the first: one tensor between the parts cannot carry them. To export it, {_PACK}."
         )
     if also:
         return (
@@ -71,13 +71,13 @@ def why_not_one_tensor(first: Call, second: Call, images: Tensor) -> str | None:
     if len(shapes) > 1 and _fails(second, next(iter(several.values()))) and not _fails(second, first, images):
         return (
             f"The encoder {first} gives several tensors ({_shapes(several)}), and the decoder {second} takes them "
-            f"all at once: one tensor between the halves cannot carry them. To export it, {_PACK}."
+            f"all at once: one tensor between the parts cannot carry them. To export it, {_PACK}."
         )
     return None
 
 
 def further_arguments(call: Call) -> list[str]:
-    """What a half wants besides its first argument, by name, and has no default nor binding for."""
+    """What a part wants besides its first argument, by name, and has no default nor binding for."""
     function = call.owner.forward if call.method == "forward" else call.function
     try:
         parameters = list(inspect.signature(function).parameters.values())

@@ -1,4 +1,4 @@
-"""What no half may do: fail, draw random numbers, or work for one batch size alone."""
+"""What no part may do: fail, draw random numbers, or work for one batch size alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from edgeae_export.modules.outputs import UnansweredError, failed, short_error
 
 
-def run_half(name: str, module: nn.Module, given: Tensor) -> Any:  # noqa: ANN401
-    """What a half makes of a batch.
+def run_part(name: str, module: nn.Module, given: Tensor) -> Any:  # noqa: ANN401
+    """What a part makes of a batch.
 
     Raises:
         InputError: its own code raised.
@@ -26,7 +26,7 @@ def run_half(name: str, module: nn.Module, given: Tensor) -> Any:  # noqa: ANN40
 
 def refuse_randomness(name: str, module: nn.Module, given: Tensor) -> None:
     """Raises UnansweredError where two runs on the same input differ."""
-    runs = [outputs_of(run_half(name, module, given)) for _ in range(2)]
+    runs = [outputs_of(run_part(name, module, given)) for _ in range(2)]
     if any(not torch.equal(one, other) for one, other in zip(*runs, strict=True) if not one.isnan().any()):
         raise UnansweredError(
             f"The {name} is random: two runs on the same input differ. An exported graph must not draw numbers; the "
@@ -36,7 +36,7 @@ def refuse_randomness(name: str, module: nn.Module, given: Tensor) -> None:
 
 
 def refuse_frozen_batch(name: str, module: nn.Module, given: Tensor) -> None:
-    """Raises InputError where a half works for one batch size alone."""
+    """Raises InputError where a part works for one batch size alone."""
     for count in (1, 3):
         try:
             with torch.inference_mode():

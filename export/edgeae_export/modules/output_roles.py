@@ -62,7 +62,7 @@ def infer_encoder(
     """What an encoder's outputs are.
 
     Args:
-        encoder: the user's half.
+        encoder: the user's part.
         decoder: the other one, to try candidates with.
         images: a batch as the model wants it.
         given: the user's own words, one per output.

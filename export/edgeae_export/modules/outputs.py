@@ -33,7 +33,7 @@ SAMPLES = ("sample",)
 
 
 class UnansweredError(InputError):
-    """What a module returns is ambiguous: the user can say, and no other half should be taken instead."""
+    """What a module returns is ambiguous: the user can say, and no other part should be taken instead."""
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Tensor]:  # noqa: ANN401 whatever a module returns
@@ -86,10 +86,10 @@ def infer_decoder(decoder: nn.Module, latent: Tensor, image_shape: tuple[int, ..
 
 
 def batch_tensors(name: str, module: nn.Module, given: Tensor) -> dict[str, Tensor]:
-    """The floating-point outputs of a half that have the batch as their first axis.
+    """The floating-point outputs of a part that have the batch as their first axis.
 
     Raises:
-        InputError: the half fails, or there is none.
+        InputError: the part fails, or there is none.
     """
     try:
         with torch.inference_mode():
@@ -115,11 +115,11 @@ _DTYPES = re.compile(
 
 
 def failed(name: str, given: Tensor, error: Exception) -> InputError:
-    """What to say of a half whose own code raised on a batch."""
+    """What to say of a part whose own code raised on a batch."""
     what = f"The {name} fails on a batch of shape {list(given.shape)}: {short_error(error)}."
     if _DTYPES.search(str(error)):
         return InputError(
-            f"{what} Its forward has a precision written into it, such as .half(), .double() or dtype=…, that its own "
+            f"{what} Its forward has a precision written into it, such as .part(), .double() or dtype=…, that its own "
             "weights do not have: they are exported in float32. Write x.to(layer.weight.dtype) there, or take it out."
         )
     return InputError(

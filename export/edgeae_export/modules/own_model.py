@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgeae_export.modules.parts import Half
+from edgeae_export.modules.parts import NamedPart
 from edgeae_export.value_range import ValueRange
 
 
@@ -16,9 +16,9 @@ class OwnModel:
 
     image_shape: Sequence[int] | None = None
     """Of one image, without the batch; by default that of the model or of the images."""
-    encoder: Half = None
+    encoder: NamedPart = None
     """The encoder, where it has an unusual name: a method, a submodule's path, or a callable."""
-    decoder: Half = None
+    decoder: NamedPart = None
     """The same of the decoder."""
     outputs: Sequence[str] | None = None
     """What the encoder returns, in order: `mean` (or `latent`), `log_variance`, `log_std`, `std`, `variance`, `sample`,

@@ -1,6 +1,6 @@
-"""Where the two halves of a user's module are, and whether they are what its own `forward` does.
+"""Where the two parts of a user's module are, and whether they are what its own `forward` does.
 
-Usual names come first. A module's `forward` may do something that the halves leave out (a quantiser, a further layer
+Usual names come first. A module's `forward` may do something that the parts leave out (a quantiser, a further layer
 between them, a sigmoid at the end): where it can be compared with, the pair that agrees is taken, or the user is told.
 """
 
@@ -22,8 +22,8 @@ from torch.nn.parameter import UninitializedParameter
 from edgeae_export.modules.dtypes import without_autocast
 from edgeae_export.modules.outputs import UnansweredError, flatten, short_error
 
-Half = str | Callable[..., Any] | None
-"""A half as the user names it: an attribute's path, a module or a bound method; None to look for the usual names."""
+NamedPart = str | Callable[..., Any] | None
+"""A part as the user names it: an attribute's path, a module or a bound method; None to look for the usual names."""
 
 NAMES = (
     ("encode", "decode"),
@@ -50,7 +50,7 @@ NAMES = (
     ("encoder", "generator"),
     ("E", "G"),
 )
-"""Names that halves go by, in pairs, the most usual first: of torch, diffusers, pythae, CompressAI, papers' code."""
+"""Names that parts go by, in pairs, the most usual first: of torch, diffusers, pythae, CompressAI, papers' code."""
 SAME_IMAGE = 1e-3
 """Of the largest value: two ways through the same layers differ by float32's rounding, 1e-5; two models by more."""
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
@@ -104,26 +104,26 @@ class Call(nn.Module):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A pair of halves to try, and what they are called."""
+    """A pair of parts to try, and what they are called."""
 
     encoder: str
     decoder: str
-    halves: Callable[[], tuple[nn.Module, str, nn.Module, str]]
+    parts: Callable[[], tuple[nn.Module, str, nn.Module, str]]
     """Finds them, ready to be run; raises InputError where that cannot be."""
 
     def __str__(self) -> str:
         return f"{self.encoder} with {self.decoder}"
 
 
-def named_halves(
+def named_parts(
     model: Any,  # noqa: ANN401
-    encoder: Half,
-    decoder: Half,
+    encoder: NamedPart,
+    decoder: NamedPart,
 ) -> list[Candidate]:
-    """The halves as the user names them, or every pair of usual names that the model has, the most usual first.
+    """The parts as the user names them, or every pair of usual names that the model has, the most usual first.
 
     Raises:
-        InputError: there is no such half.
+        InputError: there is no such part.
     """
     if isinstance(model, tuple | list) and len(model) == 2:
         encoder = model[0] if encoder is None else encoder  # not its truth: a compiled module has none
@@ -135,20 +135,20 @@ def named_halves(
     return [_candidate(model, *pair) for pair in pairs]
 
 
-def _candidate(model: Any, encoder: Half, decoder: Half) -> Candidate:  # noqa: ANN401
-    def halves() -> tuple[nn.Module, str, nn.Module, str]:
+def _candidate(model: Any, encoder: NamedPart, decoder: NamedPart) -> Candidate:  # noqa: ANN401
+    def parts() -> tuple[nn.Module, str, nn.Module, str]:
         (first, encode), (second, decode) = _find(model, encoder, "encoder"), _find(model, decoder, "decoder")
         return _ready(first, "encoder"), encode, _ready(second, "decoder"), decode
 
-    return Candidate(_called(encoder), _called(decoder), halves)
+    return Candidate(_called(encoder), _called(decoder), parts)
 
 
-def _called(half: Half) -> str:
-    return half if isinstance(half, str) else getattr(half, "__name__", type(half).__name__)
+def _called(part: NamedPart) -> str:
+    return part if isinstance(part, str) else getattr(part, "__name__", type(part).__name__)
 
 
-def _present(model: object, usual: Sequence[str], name: str) -> list[Half]:
-    found: list[Half] = [word for word in dict.fromkeys(usual) if callable(getattr(model, word, None))]
+def _present(model: object, usual: Sequence[str], name: str) -> list[NamedPart]:
+    found: list[NamedPart] = [word for word in dict.fromkeys(usual) if callable(getattr(model, word, None))]
     if not found:
         inner = [
             f"{path}.{word}"
@@ -176,25 +176,25 @@ def unwrapped(model: Any) -> Any:  # noqa: ANN401
             return model
 
 
-def _find(model: Any, half: Half, name: str) -> tuple[nn.Module, str]:  # noqa: ANN401
-    """The module that owns a half, and the name of its method."""
-    if isinstance(half, str):
-        *path, last = half.split(".")
+def _find(model: Any, part: NamedPart, name: str) -> tuple[nn.Module, str]:  # noqa: ANN401
+    """The module that owns a part, and the name of its method."""
+    if isinstance(part, str):
+        *path, last = part.split(".")
         try:
             parent = functools.reduce(getattr, path, model)
-            half = getattr(parent, last)
+            part = getattr(parent, last)
         except AttributeError as error:
             raise InputError(f"The {name} cannot be found: {error}. Expected the name of an attribute.") from error
-        if isinstance(half, torch.ScriptMethod) and isinstance(parent, nn.Module):
+        if isinstance(part, torch.ScriptMethod) and isinstance(parent, nn.Module):
             return parent, last
-    half = unwrapped(half)
-    if isinstance(half, nn.Module):
-        return half, "forward"
-    owner = getattr(half, "__self__", None)
+    part = unwrapped(part)
+    if isinstance(part, nn.Module):
+        return part, "forward"
+    owner = getattr(part, "__self__", None)
     if isinstance(owner, nn.Module):
-        return owner, half.__name__  # type: ignore[union-attr] # a bound method has a name
+        return owner, part.__name__  # type: ignore[union-attr] # a bound method has a name
     raise InputError(
-        f"Got {type(half).__name__} as the {name}, expected a torch module or a method of one: of a plain function the "
+        f"Got {type(part).__name__} as the {name}, expected a torch module or a method of one: of a plain function the "
         "weights cannot be found. Put it into a torch.nn.Module."
     )
 
@@ -256,7 +256,7 @@ def forward_images(model: object, given: Tensor, arguments: Mapping[str, Any] | 
     Args:
         model: the module.
         given: images as the model wants them.
-        arguments: what is bound in the halves; `forward` gets those that it takes by name.
+        arguments: what is bound in the parts; `forward` gets those that it takes by name.
 
     Returns:
         The outputs of that shape but for the images themselves; empty where `forward` is missing, fails, wants more, is

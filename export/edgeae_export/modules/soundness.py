@@ -38,7 +38,7 @@ def refuse_broken_weights(model: object, *further: object) -> None:
 
     Args:
         model: a module, a pair of modules, or an object with an encoder and a decoder.
-        further: halves that were named apart from it.
+        further: parts that were named apart from it.
 
     Raises:
         InputError: naming the first such parameter.
@@ -162,12 +162,12 @@ def _users_name(key: str) -> str:
 
 
 def _modules(*values: object) -> Iterator[tuple[str, nn.Module]]:
-    """The modules among some values, or among the halves of each, with a prefix for the names in them."""
+    """The modules among some values, or among the parts of each, with a prefix for the names in them."""
     for value in values:
         pair = value if isinstance(value, tuple | list) and len(value) == len(PARTS) else None
-        halves = pair or [getattr(value, name, None) for name in PARTS]
+        parts = pair or [getattr(value, name, None) for name in PARTS]
         whole = _module(value) is not None  # not its truth: a container of no layers, or a compiled module, has none
-        named = [("", value)] if whole else [(f"{name}.", half) for name, half in zip(PARTS, halves, strict=True)]
+        named = [("", value)] if whole else [(f"{name}.", part) for name, part in zip(PARTS, parts, strict=True)]
         yield from ((prefix, module) for prefix, each in named if (module := _module(each)) is not None)
 
 

@@ -1,4 +1,4 @@
-"""TorchScript halves, made into what torch can export: `torch.export` refuses a ScriptModule, and knows a way round."""
+"""TorchScript parts, made into what torch can export: `torch.export` refuses a ScriptModule, and knows a way round."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _SAME = 1e-5
 """Of the largest value: the same operators on the same numbers, perhaps fused otherwise."""
 
 
-def without_torchscript(half: nn.Module, given: Tensor, name: str) -> nn.Module:
-    """The half itself, or where TorchScript is in it, the same operators as an ordinary module.
+def without_torchscript(part: nn.Module, given: Tensor, name: str) -> nn.Module:
+    """The part itself, or where TorchScript is in it, the same operators as an ordinary module.
 
     Args:
-        half: a tensor to a tensor or a tuple of them.
+        part: a tensor to a tensor or a tuple of them.
         given: a batch of inputs, at least three.
         name: encoder or decoder.
 
     Raises:
         InputError: its operators cannot be had.
     """
-    if not any(isinstance(module, torch.jit.ScriptModule) for module in half.modules()):
-        return half
+    if not any(isinstance(module, torch.jit.ScriptModule) for module in part.modules()):
+        return part
     try:
         with _quiet(), torch.inference_mode(False), torch.no_grad():
             given = given.clone()  # a latent that was made in inference mode cannot be traced with
-            found = _converted(half, given)
-            alike = all(_alike(found(given[:count]), half(given[:count])) for count in _BATCHES)
+            found = _converted(part, given)
+            alike = all(_alike(found(given[:count]), part(given[:count])) for count in _BATCHES)
     except Exception as error:  # torch's converter raises anything
         raise InputError(_refusal(name, short_error(error))) from error
     if not alike:
@@ -55,10 +55,10 @@ def _refusal(name: str, why: str) -> str:
     )
 
 
-def _converted(half: nn.Module, given: Tensor) -> nn.Module:
+def _converted(part: nn.Module, given: Tensor) -> nn.Module:
     from torch._export.converter import TS2EPConverter  # what torch.export itself recommends; it has no public name
 
-    traced = torch.jit.trace(half, (given,), check_trace=False)  # type: ignore[no-untyped-call]
+    traced = torch.jit.trace(part, (given,), check_trace=False)  # type: ignore[no-untyped-call]
     program = TS2EPConverter(traced, (given,), {}).convert()
     module = program.module(check_guards=False)
     for method in ("train", "eval"):  # which a program refuses, and which change nothing in it

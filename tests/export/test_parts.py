@@ -1,4 +1,4 @@
-"""Where the halves leave out what the model's own forward does, another pair is taken or the user is told."""
+"""Where the parts leave out what the model's own forward does, another pair is taken or the user is told."""
 
 import re
 
