@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import onnx
 from edgeae_runtime.errors import InputError, ParityError
 from edgeae_runtime.parity import Check
 
@@ -14,10 +13,9 @@ from edgeae_export.compiler import Compiled, NothingInInt8Error, compile_int8
 from edgeae_export.graph.running import runner
 from edgeae_export.holding import Held, Parts, hold, told_check
 from edgeae_export.int8.fitting import affordable, spread
-from edgeae_export.modules.images import ExportImages
-from edgeae_export.modules.noise import NOISE_FACTOR
 from edgeae_export.parity import Int8Limits, check_parity
-from edgeae_export.reference import Reference
+from edgeae_export.reference import PartSource, Reference
+from edgeae_export.report import PartReport
 from edgeae_export.targets import Target
 from edgeae_export.verdict import Comparison, compare_with_float
 
@@ -25,8 +23,6 @@ MODES = ("int8", "auto")
 """`int8` wants the parts in 8 bits unless that brings nothing at all; `auto` the fastest form of each."""
 CHECK_WORK, CHECK_VALUES, CHECK_INPUTS = 3e10, 6e8, (64, 2000)
 """Multiply-adds and activations of checking one part while layers are chosen, and fewest and most held-out inputs."""
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -54,40 +50,38 @@ class Quantized:
 
 
 def quantize_parts(
-    simplified: Mapping[str, onnx.ModelProto],
-    float_parts: Parts,
+    sources: Mapping[str, PartSource],
+    float32: Mapping[str, PartReport],
     reference: Reference,
-    images: ExportImages,
-    noise: Mapping[str, float],
-    corners: Mapping[str, Float32Array],
+    calibration: Float32Array,
     request: Request,
-    tell: Tell,
+    on_progress: Callable[[str], None],
 ) -> Quantized:
     """The wanted parts in int8; the decoder is calibrated on the latents the encoder gives for the same images.
 
     Args:
-        simplified: the plain float32 graphs.
-        float_parts: the same, compiled for float32.
-        reference: the torch side, on held-out inputs.
-        images: the calibration inputs.
-        noise: noise floor of each part.
-        corners: extreme inputs of each part.
+        sources: the torch side of each part.
+        float32: the same parts as float32 graphs.
+        reference: the torch side of the whole, on held-out inputs.
+        calibration: the calibration images.
         request: what is wanted.
-        tell: told each stage.
+        on_progress: told each stage.
 
     Raises:
         InputError: in mode `int8`, nothing in a wanted part would run in int8, or `--max-drop` does not hold with any
             layer in it.
         ParityError: the same of the common limits.
     """
-    latents = in_large_batches(runner(simplified["encoder"]), images.calibration)
-    inputs = {"encoder": images.calibration, "decoder": latents}
+    simplified = {name: part.simplified for name, part in float32.items()}
+    float_parts = {name: part.compiled for name, part in float32.items()}
+    latents = in_large_batches(runner(simplified["encoder"]), calibration)
+    inputs = {"encoder": calibration, "decoder": latents}
     compiled, told = dict(float_parts), []
     for name in request.parts:
-        tell(f"quantise the {name} to int8, calibrated on {len(inputs[name])} inputs")
+        on_progress(f"quantise the {name} to int8, calibrated on {len(inputs[name])} inputs")
         try:
             compiled[name] = compile_int8(
-                simplified[name], inputs[name], NOISE_FACTOR * noise[name], request.target, corners[name]
+                simplified[name], inputs[name], sources[name].allowed, request.target, sources[name].corners
             )
         except NothingInInt8Error as error:
             if request.mode == "int8":
@@ -95,11 +89,11 @@ def quantize_parts(
             told.append(
                 f"The {name} stays in float32: {str(error).split('. ')[0][:1].lower()}{str(error).split('. ')[0][1:]}."
             )
-    tell("hold the limits of quality")
+    on_progress("hold the limits of quality")
     held = Held(compiled, [], {})
     for some in _references(reference, float_parts):  # few held-out inputs choose the layers, all have the last word
         checks = _checks(some, request.limits)
-        held = held.followed_by(hold(held.parts, float_parts, checks, images.calibration, request.target))
+        held = held.followed_by(hold(held.parts, float_parts, checks, calibration, request.target))
     in_int8 = [name for name in request.parts if held.parts[name].fitted]
     if held.failed and not in_int8 and request.mode == "int8":
         raise _refusal(*next(iter(held.failed.items())), request)
@@ -107,7 +101,7 @@ def quantize_parts(
     told += [f"The {name} stays in float32: in int8, {told_check(check)}" for name, check in held.failed.items()]
     parts, comparisons = dict(held.parts), []
     if in_int8:
-        tell("time int8 against float32")
+        on_progress("time int8 against float32")
     for name in in_int8:
         found = compare_with_float(name, simplified[name], float_parts[name].model, parts[name].model, inputs[name])
         why = reason_for_float(found, request)

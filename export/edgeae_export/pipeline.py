@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import onnx
 import torch
-from edgeae_runtime.bundle.manifest import PARTS, Manifest
+from edgeae_runtime.bundle.manifest import PARTS
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.parity import BATCH_SIZES, Check, mse, psnr, require
+from edgeae_runtime.parity import Check, mse, psnr, require
 from numpy.typing import NDArray
 from torch import nn
 
@@ -28,8 +28,8 @@ from edgeae_export.corners import (
     torch_corners,
 )
 from edgeae_export.graph.pixels import HALF_STEP, PIXELS, emit_uint8
-from edgeae_export.graph.running import check_guarded, operator_counts, runner
-from edgeae_export.graph.simplify import SimplifyReport, simplify
+from edgeae_export.graph.running import check_guarded, runner
+from edgeae_export.graph.simplify import simplify
 from edgeae_export.graph.trace import trace
 from edgeae_export.int8_parts import MODES, Quantized, Request
 from edgeae_export.int8_parts import quantize_parts as compile_in_int8
@@ -37,16 +37,16 @@ from edgeae_export.modules.adapter import adapt, known_shape
 from edgeae_export.modules.calibration_set import remarks, without_glitches
 from edgeae_export.modules.dtypes import told_of_precisions
 from edgeae_export.modules.images import choose_images
-from edgeae_export.modules.noise import NOISE_FACTOR
 from edgeae_export.modules.own_model import INFERRED, OwnModel
 from edgeae_export.modules.soundness import refuse_broken_outputs, refuse_broken_weights, refuse_neighbours
 from edgeae_export.options import EVERYWHERE, Int8
 from edgeae_export.parity import Int8Limits, check_parity, reconstruction_rise
-from edgeae_export.reference import Reference, make_reference
+from edgeae_export.reference import PartSource, Reference, make_reference, part_sources
+from edgeae_export.report import ExportReport, PartReport
 from edgeae_export.rewrites.plans import AS_IT_IS
-from edgeae_export.targets import choose_target
+from edgeae_export.targets import Target, choose_target
 from edgeae_export.value_range import ValueRange
-from edgeae_export.verdict import Comparison, verdict
+from edgeae_export.verdict import verdict
 
 QUANTIZE = ("none", *MODES)
 MAX_PSNR_DB = 200.0
@@ -73,47 +73,6 @@ class ExportableAutoencoder(Protocol):
     @property
     def preprocessing(self) -> Mapping[str, object]:
         """How a picture becomes an image: `source_size`, `pad` and `scale`, as in the manifest."""
-
-
-@dataclass(frozen=True)
-class PartReport:
-    """What the export did to one part."""
-
-    simplification: SimplifyReport
-    simplified: onnx.ModelProto
-    """The plain float32 graph, before any rewrite."""
-    compiled: Compiled
-
-    @property
-    def model(self) -> onnx.ModelProto:
-        """The exported graph."""
-        return self.compiled.model
-
-    @property
-    def bytes(self) -> int:
-        """Size of the file."""
-        return int(self.model.ByteSize())
-
-    @property
-    def operators(self) -> dict[str, int]:
-        """How many nodes of each operator the exported graph has."""
-        return operator_counts(self.model)
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """A finished export."""
-
-    path: Path
-    parts: dict[str, PartReport]
-    checks: list[Check]
-    manifest: Manifest
-    comparisons: list[Comparison]
-    """The int8 parts against float32, on this machine; empty for a float32 export."""
-    verdict: str
-    """On size, speed and quality, and what was left in float; empty where no int8 was asked for."""
-    notices: list[str]
-    """What the user should know about the model that was given; usually empty."""
 
 
 def export(
@@ -176,47 +135,21 @@ def export(
         raise InputError("Got pixels='uint8' for a model of signals or rows, expected one of pictures in [0, 1].")
 
     tell("measure torch's own noise floor")
-    modules = {"encoder": adapted.encoder, "decoder": adapted.decoder}
-    reference = make_reference(
-        modules["encoder"], modules["decoder"], images.held_out, 1.0 if value_range.bounded else None
-    )
-    names = {"encoder": ("image", ["latent"]), "decoder": ("latent", ["image"])}
-    if reference.log_variances is not None:
-        names["encoder"][1].append("log_variance")
-    inputs = {"encoder": reference.images, "decoder": reference.latents}
-    noise = {
-        "encoder": max(reference.noise["latent"], reference.noise.get("log_variance", 0.0)),
-        "decoder": reference.noise["image"],
-    }
-    outputs_of = {"encoder": reference.encoded, "decoder": (reference.decoded,)}
-    for name in PARTS:
-        refuse_broken_outputs(name, modules[name], inputs[name], outputs_of[name])
-        refuse_neighbours(name, modules[name], inputs[name], outputs_of[name], noise[name])
-    corners = torch_corners(modules["encoder"], modules["decoder"], reference, value_range.bounded)
-    corner_inputs = {"encoder": corners.images, "decoder": corners.latents}
+    peak = 1.0 if value_range.bounded else None
+    reference = make_reference(adapted.encoder, adapted.decoder, images.held_out, peak)
+    sources = part_sources(adapted.encoder, adapted.decoder, reference)
+    for source in sources.values():
+        refuse_broken_outputs(source.name, source.module, source.inputs, source.outputs)
+        refuse_neighbours(source.name, source.module, source.inputs, source.outputs, source.noise)
+    corners = torch_corners(adapted.encoder, adapted.decoder, reference, value_range.bounded)
+    found = {"encoder": corners.images, "decoder": corners.latents}
+    sources = {name: replace(source, corners=found[name]) for name, source in sources.items()}
 
-    parts: dict[str, PartReport] = {}
-    for name in PARTS:
-        tell(f"trace and simplify the {name}")
-        example = torch.from_numpy(np.concatenate([inputs[name][: BATCH_SIZES[-1]], corner_inputs[name]]))
-        with told_of_precisions(name, modules[name], example):
-            traced = trace(modules[name], example, *names[name])
-        simplified, simplification = simplify(traced, inputs[name], noise[name], corner_inputs[name])
-        check_guarded(simplified.SerializeToString(), name)
-        float32 = Compiled(simplified, AS_IT_IS.name, [])
-        if rewrites:
-            tell(f"rewrite the {name} for {machine.name}")
-            float32 = compile_float32(
-                simplified, inputs[name], NOISE_FACTOR * noise[name], machine, corner_inputs[name]
-            )
-        parts[name] = PartReport(simplification, simplified, float32)
+    parts = {name: _float32_part(source, machine if rewrites else None, tell) for name, source in sources.items()}
     quantized = Quantized({name: part.compiled for name, part in parts.items()}, [], [])
     if quantize != "none":
         request = Request(quantize, int8.parts, limits, int8.max_drop is not None, machine)
-        simplified_graphs = {name: part.simplified for name, part in parts.items()}
-        quantized = compile_in_int8(
-            simplified_graphs, quantized.parts, reference, images, noise, corner_inputs, request, tell
-        )
+        quantized = compile_in_int8(sources, parts, reference, images.calibration, request, tell)
         parts = {name: replace(part, compiled=quantized.parts[name]) for name, part in parts.items()}
     before_pixels = {name: part.model for name, part in parts.items()}
     rounding = 0.0
@@ -254,6 +187,21 @@ def export(
     sentence = verdict(quantized.comparisons, quality, quantized.told) if quantize != "none" else ""
     notices = [*adapted.notices, *reference.notices, *([corners.notice] if corners.notice else []), *notices]
     return ExportReport(Path(out), parts, checks, manifest, quantized.comparisons, sentence, notices)
+
+
+def _float32_part(source: PartSource, machine: Target | None, tell: Callable[[str], None]) -> PartReport:
+    """One part as a float32 graph: traced, simplified, and for a machine rewritten too."""
+    tell(f"trace and simplify the {source.name}")
+    example = torch.from_numpy(source.example)
+    with told_of_precisions(source.name, source.module, example):
+        traced = trace(source.module, example, source.input_name, source.output_names)
+    simplified, simplification = simplify(traced, source.inputs, source.noise, source.corners)
+    check_guarded(simplified.SerializeToString(), source.name)
+    compiled = Compiled(simplified, AS_IT_IS.name, [])
+    if machine is not None:
+        tell(f"rewrite the {source.name} for {machine.name}")
+        compiled = compile_float32(simplified, source.inputs, source.allowed, machine, source.corners)
+    return PartReport(simplification, simplified, compiled)
 
 
 def _advice(precision: Mapping[str, str]) -> str:

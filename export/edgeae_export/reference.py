@@ -1,4 +1,4 @@
-"""What the torch modules give on the parity inputs, and how exactly that can be asked of another program."""
+"""The torch side of every comparison: what the modules give on the parity inputs, and their noise floors."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from edgeae_runtime.parity import BATCH_SIZES
 from torch import nn
 
 from edgeae_export.arrays import Float32Array
-from edgeae_export.modules.noise import TruerRuns
+from edgeae_export.modules.noise import NOISE_FACTOR, TruerRuns
 from edgeae_export.modules.running import torch_outputs, torch_runner
 
 NOISE_IMAGES, NOISE_VALUES = (8, 256), 128 * 28 * 28
@@ -51,6 +52,51 @@ class Reference:
     def encoded(self) -> tuple[Float32Array, ...]:
         """All outputs of the encoder."""
         return (self.latents,) if self.log_variances is None else (self.latents, self.log_variances)
+
+
+@dataclass(frozen=True)
+class PartSource:
+    """One part as it goes down the way: the torch module, and what it gave."""
+
+    name: str
+    """`encoder` or `decoder`."""
+    module: nn.Module
+    """Eval mode, float32: what the graph must compute."""
+    input_name: str
+    output_names: tuple[str, ...]
+    inputs: Float32Array
+    """The parity inputs [n, …]: real images, or their latents."""
+    outputs: tuple[Float32Array, ...]
+    """What the module makes of `inputs`, in the order of `output_names`."""
+    noise: float
+    """The largest noise floor of its outputs."""
+    corners: Float32Array
+    """Extreme inputs [m, …], on which two forms of the graph are compared too; none before they were found."""
+
+    @property
+    def allowed(self) -> float:
+        """How far an output of a float32 graph may lie from the module's."""
+        return NOISE_FACTOR * self.noise
+
+    @property
+    def example(self) -> Float32Array:
+        """A few inputs to trace the module with: real ones and corners."""
+        return np.concatenate([self.inputs[: BATCH_SIZES[-1]], self.corners])
+
+
+def part_sources(encoder: nn.Module, decoder: nn.Module, reference: Reference) -> dict[str, PartSource]:
+    """The record of each part, by its name; `reference` is what `make_reference` made of the same modules."""
+    outputs = ("latent",) if reference.log_variances is None else ("latent", "log_variance")
+    images, latents, noise = reference.images, reference.latents, reference.noise
+    encoder_noise = max(noise[name] for name in outputs)
+    return {
+        "encoder": PartSource(
+            "encoder", encoder, "image", outputs, images, reference.encoded, encoder_noise, images[:0]
+        ),
+        "decoder": PartSource(
+            "decoder", decoder, "latent", ("image",), latents, (reference.decoded,), noise["image"], latents[:0]
+        ),
+    }
 
 
 def make_reference(
