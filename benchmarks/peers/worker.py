@@ -117,7 +117,7 @@ class Model:
 
 def _timed_turn() -> Any:  # noqa: ANN401
     """The runtime's own clock, loaded from its file: the package itself wants ONNX Runtime, which peers lack."""
-    path = ROOT / "runtime" / "edgeae_runtime" / "timing.py"
+    path = ROOT / "runtime" / "edgeae_runtime" / "measure" / "timing.py"
     found = importlib.util.spec_from_file_location("edgeae_timing", path)
     assert found
     assert found.loader

@@ -28,8 +28,8 @@ def numbers_or_none(option: str, text: str | None, kind: Callable[[str], _Number
         raise InputError(f"Got {option} {text}, expected numbers with commas between, such as 3,64,64.") from error
 
 
-def part_arguments(option: str, words: Sequence[str]) -> dict[str, Any] | None:
-    """`NAME=JSON` words as keyword arguments, or None for none.
+def part_arguments(option: str, words: Sequence[str]) -> dict[str, Any]:
+    """`NAME=JSON` words as keyword arguments.
 
     Lists with a fraction among their numbers become float32 tensors. A list of whole numbers may be a size as well: it
     stays a list, and the exporter tries it as it is before it tries tensors; see `edgeae_export.modules.arguments`.
@@ -52,7 +52,7 @@ def part_arguments(option: str, words: Sequence[str]) -> dict[str, Any] | None:
             except (TypeError, ValueError) as error:
                 raise InputError(f"Got {option} {word}, expected numbers in lists of the same length.") from error
         arguments[name] = value
-    return arguments or None
+    return arguments
 
 
 def _value(text: str) -> Any:  # noqa: ANN401

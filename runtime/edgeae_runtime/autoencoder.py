@@ -40,7 +40,9 @@ class Autoencoder:
     >>> latents = ae.encode(images)                      # doctest: +SKIP
     """
 
-    def __init__(self, bundle: Bundle, loaded: dict[str, LoadedPart], options: dict[str, Any]) -> None:
+    def __init__(
+        self, bundle: Bundle, loaded: dict[str, LoadedPart], threads: dict[str, int], options: dict[str, Any]
+    ) -> None:
         self.manifest: Manifest = bundle.manifest
         self.path: Path = bundle.path
         self.providers: dict[str, str] = {name: part.provider for name, part in loaded.items()}
@@ -48,7 +50,7 @@ class Autoencoder:
         self.nodes: dict[str, dict[str, int]] = {name: part.nodes for name, part in loaded.items()}
         """Per loaded part, how many of the graph's nodes each provider runs, by ONNX Runtime's own record; empty where
         it keeps none, before version 1.24."""
-        self.threads: dict[str, int] = options.pop("threads_of")
+        self.threads: dict[str, int] = threads
         """Per loaded part, the threads of a call."""
         self._timeout_s: float | None = options["timeout_s"]
         self._loaded, self._options, self._process = loaded, options, os.getpid()
@@ -126,7 +128,7 @@ class Autoencoder:
             session, name = _first_session(model, names, threads=threads_of[part], spinning=spinning)
             names = names[names.index(name) :]  # what could not start for one part is not tried for the next
             loaded[part] = LoadedPart(part, bundle.manifest.parts[part], session, name)
-        return cls(bundle, loaded, options | {"threads_of": threads_of})
+        return cls(bundle, loaded, threads_of, options)
 
     def close(self) -> None:
         """Free the sessions and their memory; a later call raises, here, in a forked child, and in a copy."""

@@ -157,7 +157,7 @@ def test_words_of_the_command_line():
     def words(*given):
         return part_arguments("--decoder-argument", given)
 
-    assert words() is None
+    assert words() == {}
     assert words("gain=0.5", "flag=true", "size=[256, 256]") == {"gain": 0.5, "flag": True, "size": [256, 256]}
     assert words("mode=nearest", 'kind="x"', "n=3") == {"mode": "nearest", "kind": "x", "n": 3}
     for text in ("y=[0, 1.0]", "y=tensor:[0, 1]"):

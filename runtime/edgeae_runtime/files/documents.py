@@ -136,7 +136,8 @@ def parse_json(raw: bytes) -> object:
     import json  # here: it takes a millisecond that only reading a document needs
 
     try:
-        value: object = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8")  # some editors begin a file with such a mark
+        value: object = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return value
