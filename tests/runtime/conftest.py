@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,3 +72,61 @@ def replace_file(broken: Path) -> Callable[[str, bytes], Path]:
         return broken
 
     return replace
+
+
+def _run(module, *arguments, cwd=None, limit_bytes=None, shell=None, text=True, environment=None):
+    def limit():
+        import resource  # POSIX has it
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    command = [sys.executable, "-m", module, *map(_word, arguments)]
+    return subprocess.run(
+        ["bash", "-c", shell, "bash", *command] if shell else command,
+        capture_output=True,
+        encoding="utf-8" if text else None,
+        check=False,
+        timeout=900,
+        cwd=cwd,
+        env={**os.environ, **({"PYTHONIOENCODING": "utf-8"} if text else {}), **(environment or {})},
+        preexec_fn=limit if limit_bytes is not None else None,
+    )
+
+
+def _word(argument):
+    return argument if isinstance(argument, str | os.PathLike) else str(argument)
+
+
+@pytest.fixture(scope="session")
+def run_program():
+    """Runs a program (`edgeae`, `edgeae_runtime`) in a process of its own, alone or as `"$@"` in a line of a shell."""
+    return _run
+
+
+@pytest.fixture
+def call(capsys):
+    """Calls a program's `main` with what was typed, in this process; returns as `run_program` does."""
+
+    def call(main, *arguments):
+        capsys.readouterr()
+        typed = [str(_word(argument)) for argument in arguments]
+        status = main(typed)
+        told = capsys.readouterr()
+        return subprocess.CompletedProcess(typed, status, told.out, told.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def refused():
+    """Asserts one clear paragraph, the exit status, no traceback."""
+
+    def refused(done, *words, status=2):
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stderr.startswith(("error: ", "usage: ")), done.stderr
+        assert "\n" not in done.stderr.strip() or done.stderr.startswith("usage: "), "one paragraph"
+        for word in words:
+            assert word in done.stderr
+
+    return refused
