@@ -25,7 +25,7 @@ def command(*arguments):
 
 
 def run(*arguments, cwd):
-    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=900)
 
 
 def next_line(output):
