@@ -107,18 +107,6 @@ def test_packages_import_one_way():
     assert back == []
 
 
-def test_benchmarks_and_examples_import_public_names_and_no_tests():
-    wrong = [
-        f"{name}: {full}"
-        for name, file in FILES.items()
-        if name.split(".")[0] in ("benchmarks", "examples")
-        for full in imported(file.read_text())
-        if full.startswith("tests")
-        or (full.startswith("edgeae") and any(part.startswith("_") for part in full.split(".")))
-    ]
-    assert wrong == []
-
-
 def test_every_folder_says_what_it_is_for_and_has_few_rooms():
     for folder in sorted({file.parent for name, file in FILES.items() if not name.startswith("examples")}):
         rooms = [each for each in folder.iterdir() if each.suffix == ".py" or (each / "__init__.py").is_file()]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from edgeae_runtime.command import actions, cli, text
 from edgeae_runtime.command.exits import OK, checking
@@ -46,7 +45,7 @@ def verify(parser: argparse.ArgumentParser, typed: Sequence[str]) -> int:
     if fingerprint:
         console.say(text.signature_line(fingerprint))
     tables.show_checks(checks)
-    _write_json(options.json, actions.verify_document(checks, fingerprint))
+    cli.write_report(options.json, actions.verify_document(checks, fingerprint))
     actions.require_parity(checks)
     provider = [] if options.provider == text.DEFAULT_PROVIDER else ["--provider", options.provider]
     console.next_command(command_line("edgeae", "bench", text.here(options.bundle), *provider))
@@ -78,7 +77,7 @@ def bench(parser: argparse.ArgumentParser, typed: Sequence[str]) -> int:
     tables.show_bench(report)
     for line in text.compared_lines(earlier, report) if earlier else ():
         console.say(line)
-    _write_json(options.json, report)
+    cli.write_report(options.json, report)
     console.next_command(command_line("edgeae", "inspect", text.here(options.bundle)))
     return OK
 
@@ -87,10 +86,3 @@ def _leave_output_to(json: str | None) -> None:
     """Standard output is for the JSON alone where it is asked for there."""
     if json == STANDARD_OUTPUT:
         console.use_standard_error()
-
-
-def _write_json(path: str | None, report: dict[str, Any]) -> None:
-    if path:
-        actions.write_json(Path(path), report)
-        if path != STANDARD_OUTPUT:
-            console.say(f"Wrote {path}")

@@ -19,7 +19,7 @@ from edgeae_runtime.measure.bench import bench_bundle
 from edgeae_runtime.replay import TIMEOUT_S
 from edgeae_runtime.terminal import say, tell
 
-__all__ = ["main", "run_verb", "verb_parsers", "version_line"]
+__all__ = ["main", "run_verb", "verb_parsers", "version_line", "write_report"]
 
 PROGRAM = "edgeae-runtime"
 MOST_SECONDS = 30 * 24 * 3600  # timers of the operating system do not take any number
@@ -72,7 +72,7 @@ def _verify(options: argparse.Namespace) -> int:
     show = _shower(options.json)
     show([text.signature_line(fingerprint)] if fingerprint else [])
     show(text.check_lines(checks))
-    _write_json(options.json, actions.verify_document(checks, fingerprint))
+    write_report(options.json, actions.verify_document(checks, fingerprint))
     actions.require_parity(checks)
     show(["Verified: this machine computes what the torch model did."])
     show([text.next_line("bench", text.here(options.bundle), provider=options.provider)])
@@ -94,7 +94,7 @@ def _bench(options: argparse.Namespace) -> int:
     )
     show(text.bench_lines(report))
     show(text.compared_lines(earlier, report) if earlier else ())
-    _write_json(options.json, report)
+    write_report(options.json, report)
     show([text.next_line("tune", text.here(options.bundle), provider=options.provider)])
     return OK
 
@@ -220,7 +220,8 @@ def _shower(json: str | None) -> Callable[[Iterable[str]], None]:
     return show
 
 
-def _write_json(path: str | None, report: dict[str, Any]) -> None:
+def write_report(path: str | None, report: dict[str, Any]) -> None:
+    """Write the figures where `--json` says, if anywhere, and tell; `-` is standard output, which gets nothing else."""
     if path:
         actions.write_json(path, report)
         if path != STANDARD_OUTPUT:
