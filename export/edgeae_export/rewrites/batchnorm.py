@@ -3,64 +3,93 @@
 In inference it is y = x * a + b per channel with a = scale / sqrt(variance + epsilon) and b = bias - mean * a
 (ONNX BatchNormalization): scaling the layer's output channels does the same. Computed in float64, stored in float32.
 
-Preconditions: everything constant, the layer's output read by nothing else. Cost: none, a pass over a feature map less;
-ONNX Runtime does it itself for Conv, but for ConvTranspose only in its newer versions.
+It may be done where
+
+1. a Conv, ConvTranspose or Gemm makes what is normalised; with anything else the rewrite has nothing to do;
+2. everything is constant, and the running statistics are used: in training mode they are the batch's own;
+3. the layer's output is read by nothing else, which would see it scaled;
+4. a Gemm scales nothing itself: its factors would apply to the new bias too.
+
+It always pays: a pass over a feature map less. ONNX Runtime does it itself for Conv, but for ConvTranspose only in its
+newer versions.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import onnx
-from onnx import NodeProto
+from dataclasses import dataclass
 
-from edgeae_export.graph.layers import Array, GraphEditor, attribute
-from edgeae_export.rewrites.decision import Decision
+import numpy as np
+import onnx_ir as ir
+
+from edgeae_export.graph.editing import Edit
+from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.values import Array, attribute, constant, name_of, only_reader, read
+from edgeae_export.rewrites.steps import Rewrite
 
 RULE = "batchnorm"
+_LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
 
-def fold_batchnorm(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
-    """Fold every BatchNormalization that follows a layer with constant weights."""
-    editor = GraphEditor(model)
-    decisions = [_fold(editor, node) for node in editor.of_type("BatchNormalization")]
-    return editor.finish(), decisions
+@dataclass(frozen=True)
+class _Normalised:
+    """A BatchNormalization, and the layer before it."""
+
+    node: ir.Node
+    layer: Layer
+
+    @property
+    def name(self) -> str:
+        return name_of(self.node)
+
+    @property
+    def statistics(self) -> list[Array | None]:
+        """Scale, bias, mean and variance, each [channels]."""
+        return [constant(value) for value in self.node.inputs[1:5]]
 
 
-def _fold(editor: GraphEditor, node: NodeProto) -> Decision:
-    layer = editor.producer(node.input[0])
-    if layer is None or layer.op_type not in ("Conv", "ConvTranspose", "Gemm"):
-        return Decision(RULE, node.name, False, "no Conv, ConvTranspose or Gemm makes its input")
-    parameters = [editor.constant(tensor) for tensor in (*node.input[1:5], layer.input[1])]
-    bias = editor.constant(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else np.zeros(1, np.float32)
-    if any(value is None for value in (*parameters, bias)) or attribute(node, "training_mode", 0):
-        return Decision(RULE, node.name, False, "its parameters or the layer's weights are not constant")
-    if editor.only_consumer(layer.output[0]) is not node:
-        return Decision(RULE, node.name, False, "the layer's output is read elsewhere too")
-    if layer.op_type == "Gemm" and (attribute(layer, "alpha", 1.0) != 1 or attribute(layer, "beta", 1.0) != 1):
-        return Decision(RULE, node.name, False, "the Gemm scales its product")
-    scale, shift, mean, variance, weight = (np.asarray(value) for value in parameters)
-    factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + attribute(node, "epsilon", 1e-5))
-    new_bias = np.asarray(bias, np.float64).reshape(-1) * factor + shift - mean * factor
-    new_weight = weight * _per_output(factor, layer, weight)
-    hint = f"{layer.name}_folded"
-    layer.input[1] = editor.add_constant(new_weight.astype(weight.dtype), f"{hint}_weight")
-    name = editor.add_constant(new_bias.astype(weight.dtype), f"{hint}_bias")
-    if len(layer.input) > 2:
-        layer.input[2] = name
-    else:
-        layer.input.append(name)
-    editor.remove(node)
-    editor.redirect(node.output[0], layer.output[0])
-    return Decision(RULE, node.name, True, f"folded into {layer.name}")
+def _match(node: ir.Node) -> _Normalised | None:
+    if node.op_type != "BatchNormalization":
+        return None
+    layer = Layer.of(read(node).producer(), *_LAYERS)  # 1
+    return _Normalised(node, layer) if layer else None
 
 
-def _per_output(factor: Array, layer: NodeProto, weight: Array) -> Array:
+def _obstacle(found: _Normalised) -> str:
+    layer, node = found.layer, found.node
+    if not layer.constant or any(value is None for value in found.statistics) or attribute(node, "training_mode", 0):
+        return "its parameters or the layer's weights are not constant"  # 2
+    if only_reader(layer.output) is not node:  # 3
+        return "the layer's output is read elsewhere too"
+    return "the Gemm scales its product" if layer.is_scaled else ""  # 4
+
+
+def _replace(found: _Normalised) -> str:
+    layer, node = found.layer, found.node
+    scale, shift, mean, variance = (np.asarray(value, np.float64) for value in found.statistics)
+    factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    weight, bias = layer.weight, layer.bias_or_zeros.astype(np.float64).reshape(-1)
+    edit = Edit(layer.graph, before=layer.node)
+    folded = {
+        "weight": weight * _per_output(factor, layer),
+        "bias": bias * factor + shift - mean * factor,
+    }
+    constants = [
+        edit.constant(value.astype(weight.dtype), f"{layer.name}_folded_{what}") for what, value in folded.items()
+    ]
+    layer.set_constants(*constants)
+    edit.replace(node.outputs[0], layer.output, node)
+    return f"folded into {layer.name}"
+
+
+def _per_output(factor: Array, layer: Layer) -> Array:
     """The factors, shaped to multiply the output channels of the layer's weight."""
-    if layer.op_type == "Gemm":
-        return factor[:, None] if attribute(layer, "transB", 0) else factor[None, :]
-    spatial = (1,) * (weight.ndim - 2)
-    if layer.op_type == "Conv":
-        return factor.reshape(-1, 1, *spatial)
-    groups = attribute(layer, "group", 1)  # weight [Cin, Cout / groups, ...]: each group of inputs has its own outputs
-    per_group = factor.reshape(groups, 1, -1)
-    return np.repeat(per_group, weight.shape[0] // groups, axis=1).reshape(weight.shape[0], -1, *spatial)
+    weight = layer.weight
+    if layer.op_type == "ConvTranspose":  # [Cin, Cout / groups, ...]: each group of inputs has its own outputs
+        groups, spatial = attribute(layer.node, "group", 1), (1,) * (weight.ndim - 2)
+        per_group = factor.reshape(groups, 1, -1)
+        return np.repeat(per_group, weight.shape[0] // groups, axis=1).reshape(weight.shape[0], -1, *spatial)
+    return factor.reshape([-1 if axis == layer.output_axis else 1 for axis in range(weight.ndim)])
+
+
+fold_batchnorm = Rewrite(RULE, _match, _obstacle, _replace)
+"""Fold every BatchNormalization that follows a layer with constant weights."""

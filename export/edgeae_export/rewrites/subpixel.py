@@ -13,10 +13,15 @@ Where the padding is off the stride, the phases reach for different inputs, and 
 zero in most of them: kernel 4, stride 2, padding 1 would take 3 taps an axis, though each phase has 2. So c further
 positions may be computed in front and cut off after the shuffle: with c = p mod s no tap is wasted.
 
-Preconditions: constant weights, one group, explicit padding, known spatial size; a dilated kernel is written with its
-zeros. Cost: the phases may differ in their taps, and the stacked kernel covers them all; the rest are zeros that are
-multiplied too, or split off by `phase_split`. It pays where the int8 kernels of Conv exist and those of ConvTranspose
-do not, and where `below_shuffle` can remove the shuffle.
+It may be done where
+
+1. weights and bias are constant, and the map's size is known, as the padding at the end depends on it;
+2. there is one group, and the padding is given: a dilated kernel is written with its zeros, and fits;
+3. there is an output at all.
+
+It pays where it takes at most `MAX_RATIO` times the multiply-adds: the phases may differ in their taps, and the stacked
+kernel covers them all; the rest are zeros that are multiplied too, or split off by `phase_split`. It is for where int8
+kernels of Conv exist and those of ConvTranspose do not, and where `below_shuffle` can remove the shuffle.
 """
 
 from __future__ import annotations
@@ -28,12 +33,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import NodeProto
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import UNARY_ACTIVATIONS, Array, GraphEditor
-from edgeae_export.rewrites.decision import Decision
-from edgeae_export.rewrites.window import Window
+from edgeae_export.graph.editing import Edit
+from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.values import Array, fixed_shape
+from edgeae_export.rewrites.steps import Rewrite
 
 RULE = "subpixel"
 MAX_RATIO = 4.0
@@ -127,108 +132,122 @@ def stacked_kernel(weight: Array, axes: tuple[AxisPhases, ...]) -> Array:
     return stacked.reshape(math.prod(strides) * outputs, inputs, *taps)
 
 
-def to_subpixel(
-    model: onnx.ModelProto, only: frozenset[str] | None = None, uncropped: frozenset[str] = frozenset()
-) -> tuple[onnx.ModelProto, list[Decision]]:
-    """Rewrite every ConvTranspose that fits.
+@dataclass(frozen=True)
+class SubpixelLayer(Layer):
+    """A ConvTranspose, and the form it would get."""
+
+    crop: bool = True
+    """Whether positions may be cut off in front to save work."""
+
+    @property
+    def dilated_weight(self) -> Array:
+        """The kernel with the zeros that a dilation stands for."""
+        weight, dilations = self.weight, self.window.dilations
+        sizes = [dilation * (size - 1) + 1 for size, dilation in zip(weight.shape[2:], dilations, strict=True)]
+        wide = np.zeros((*weight.shape[:2], *sizes), weight.dtype)
+        there: tuple[Any, ...] = (..., *(slice(None, None, dilation) for dilation in dilations))
+        wide[there] = weight
+        return wide
+
+    @property
+    def axes(self) -> tuple[AxisPhases, ...] | None:
+        """The phases of every axis; None where the map's size is not known."""
+        shape, window = fixed_shape(self.input), self.window
+        if shape is None:
+            return None
+        kernel = self.dilated_weight.shape[2:]
+        numbers = zip(
+            shape[1:], kernel, window.strides, window.pads_begin, window.pads_end, window.output_padding, strict=True
+        )
+        return cheapest_phases(list(numbers), self.crop)
+
+    def ratio(self, axes: tuple[AxisPhases, ...]) -> float:
+        """Multiply-adds relative to the ConvTranspose's own."""
+        sizes = zip((fixed_shape(self.input) or ())[1:], self.window.kernel, strict=True)
+        return math.prod(axis.work for axis in axes) / math.prod(size * kernel for size, kernel in sizes)
+
+
+def to_subpixel(only: frozenset[str] | None = None, uncropped: frozenset[str] = frozenset()) -> Rewrite[SubpixelLayer]:
+    """The rewrite of every ConvTranspose that fits.
 
     Args:
-        model: any graph.
         only: names of the nodes to consider; all of them by default.
         uncropped: names of those whose shuffle something is to merge with: nothing may lie between.
     """
-    editor = GraphEditor(model)
-    decisions = []
-    for node in editor.of_type("ConvTranspose"):
-        if only is not None and node.name not in only:
-            decisions.append(Decision(RULE, node.name, False, "it is faster as it is in this plan"))
-            continue
-        decisions.append(_rewrite(editor, node, crop=node.name not in uncropped))
-    return editor.finish(), decisions
+
+    def match(node: ir.Node) -> SubpixelLayer | None:
+        return SubpixelLayer(node, node.name not in uncropped) if Layer.of(node, "ConvTranspose") else None
+
+    def obstacle(layer: SubpixelLayer) -> str:
+        if only is not None and layer.name not in only:
+            return "it is faster as it is in this plan"
+        return _obstacle(layer)
+
+    return Rewrite(RULE, match, obstacle, _replace)
 
 
-def _rewrite(editor: GraphEditor, node: NodeProto, crop: bool) -> Decision:
-    window = Window.of(editor, node)
-    if window is None:
-        return Decision(RULE, node.name, False, "its weights are not constant")
-    if obstacle := replace(window, dilations=(1,) * len(window.kernel)).obstacle():
-        return Decision(RULE, node.name, False, obstacle)
-    shape = editor.fixed_shape(node.input[0])
-    if shape is None:
-        return Decision(RULE, node.name, False, "its spatial size is not known")
-    weight = _undilated(editor.constants[node.input[1]], window.dilations)
-    pads = window.pads_begin, window.pads_end
-    numbers = list(zip(shape[1:], weight.shape[2:], window.strides, *pads, window.output_padding, strict=True))
-    axes = cheapest_phases(numbers, crop)
-    if any(axis.wanted < 1 for axis in axes):
-        return Decision(RULE, node.name, False, "its output is empty")
-    own = math.prod(size * kernel for size, kernel in zip(shape[1:], window.kernel, strict=True))
-    ratio = math.prod(axis.work for axis in axes) / own
-    if ratio > MAX_RATIO:
+def _obstacle(layer: SubpixelLayer) -> str:
+    if not layer.constant:  # 1
+        return "its weights are not constant"
+    window = layer.window
+    if why := replace(window, dilations=(1,) * len(window.kernel)).obstacle():  # 2
+        return why
+    axes = layer.axes
+    if axes is None:  # 1
+        return "its spatial size is not known"
+    if any(axis.wanted < 1 for axis in axes):  # 3
+        return "its output is empty"
+    if (ratio := layer.ratio(axes)) > MAX_RATIO:
         dilated = any(dilation != 1 for dilation in window.dilations)
         told = f"it is dilated by {'x'.join(map(str, window.dilations))}, and " if dilated else ""
-        return Decision(RULE, node.name, False, f"{told}it would take {ratio:.2f}x the multiply-adds")
-    phases = math.prod(window.strides)
-    inputs = [node.input[0], editor.add_constant(stacked_kernel(weight, axes), f"{node.input[1]}_subpixel")]
-    if len(node.input) > 2 and node.input[2]:
-        inputs.append(
-            editor.add_constant(np.tile(editor.constants[node.input[2]], phases), f"{node.input[2]}_subpixel")
-        )
-    name = f"{node.name}_subpixel"
-    tensor = editor.add(
-        "Conv",
-        inputs,
-        name,
-        kernel_shape=[axis.taps for axis in axes],
-        pads=[axis.pad_begin for axis in axes] + [axis.pad_end for axis in axes],
-    )
-    end = node.output[0]
-    activation = editor.only_consumer(end)
-    if activation is not None and activation.op_type in UNARY_ACTIVATIONS:
-        activation.input[0], end = tensor, activation.output[0]
-        tensor = activation.output[0] = editor.add_name(f"{activation.name}_subpixel")
-    tensor = _shuffle(editor, tensor, axes, weight.shape[1], name)
-    editor.remove(node)
-    editor.redirect(end, tensor)
-    return Decision(RULE, node.name, True, f"Conv with {ratio:.2f}x the multiply-adds, then a shuffle")
+        return f"{told}it would take {ratio:.2f}x the multiply-adds"
+    return ""
 
 
-def _undilated(weight: Array, dilations: Sequence[int]) -> Array:
-    """The kernel with the zeros that a dilation stands for."""
-    sizes = [dilation * (size - 1) + 1 for size, dilation in zip(weight.shape[2:], dilations, strict=True)]
-    wide = np.zeros((*weight.shape[:2], *sizes), weight.dtype)
-    there: tuple[Any, ...] = (..., *(slice(None, None, dilation) for dilation in dilations))
-    wide[there] = weight
-    return wide
+def _replace(layer: SubpixelLayer) -> str:
+    axes = layer.axes
+    assert axes is not None, "asked by `_obstacle`"
+    ratio, name = layer.ratio(axes), f"{layer.name}_subpixel"
+    edit = Edit(layer.graph, before=layer.nodes[-1])
+    inputs = [layer.input, edit.constant(stacked_kernel(layer.dilated_weight, axes), f"{name}_weight")]
+    if layer.bias is not None:
+        phases = math.prod(axis.stride for axis in axes)
+        inputs.append(edit.constant(np.tile(layer.bias, phases), f"{name}_bias"))
+    pads = [axis.pad_begin for axis in axes] + [axis.pad_end for axis in axes]
+    value = edit.node("Conv", inputs, name, kernel_shape=[axis.taps for axis in axes], pads=pads)
+    value = edit.again(layer.activation, value, f"{name}_activation")
+    value = _shuffle(edit, value, axes, layer.outputs, name)
+    edit.replace(layer.end, value, *layer.nodes)
+    return f"Conv with {ratio:.2f}x the multiply-adds, then a shuffle"
 
 
-def _shuffle(editor: GraphEditor, tensor: str, axes: tuple[AxisPhases, ...], channels: int, name: str) -> str:
+def _shuffle(edit: Edit, value: ir.Value, axes: tuple[AxisPhases, ...], channels: int, name: str) -> ir.Value:
     """Put the phases in place, and crop."""
     strides = [axis.stride for axis in axes]
     if math.prod(strides) > 1:
         if len(axes) == 2 and strides[0] == strides[1]:
-            tensor = editor.add("DepthToSpace", [tensor], f"{name}_shuffle", blocksize=strides[0], mode="DCR")
+            value = edit.node("DepthToSpace", [value], f"{name}_shuffle", blocksize=strides[0], mode="DCR")
         else:
-            tensor = _general_shuffle(editor, tensor, axes, channels, name)
+            value = _general_shuffle(edit, value, axes, channels, name)
     if any(axis.length != axis.wanted for axis in axes):
         numbers = {
             "starts": [axis.crop for axis in axes],
             "ends": [axis.crop + axis.wanted for axis in axes],
             "axes": [2 + index for index in range(len(axes))],
         }
-        inputs = [editor.add_constant(np.array(value, np.int64), f"{name}_{key}") for key, value in numbers.items()]
-        tensor = editor.add("Slice", [tensor, *inputs], f"{name}_crop")
-    return tensor
+        inputs = [edit.constant(np.array(value, np.int64), f"{name}_{key}") for key, value in numbers.items()]
+        value = edit.node("Slice", [value, *inputs], f"{name}_crop")
+    return value
 
 
-def _general_shuffle(editor: GraphEditor, tensor: str, axes: tuple[AxisPhases, ...], channels: int, name: str) -> str:
+def _general_shuffle(edit: Edit, value: ir.Value, axes: tuple[AxisPhases, ...], channels: int, name: str) -> ir.Value:
     """What DepthToSpace does, for any number of axes and unequal strides."""
     count = len(axes)
     blocks = [axis.length // axis.stride for axis in axes]
     strides = [axis.stride for axis in axes]
-    tensor = editor.reshape(tensor, [0, *strides, channels, *blocks], f"{name}_phases")
+    value = edit.reshape(value, [0, *strides, channels, *blocks], f"{name}_phases")
     order = [0, count + 1]
     for index in range(count):
         order += [count + 2 + index, 1 + index]
-    tensor = editor.transpose(tensor, order, f"{name}_interleave")
-    return editor.reshape(tensor, [0, channels, *(axis.length for axis in axes)], f"{name}_shuffle")
+    value = edit.transpose(value, order, f"{name}_interleave")
+    return edit.reshape(value, [0, channels, *(axis.length for axis in axes)], f"{name}_shuffle")

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from edgeae_export.rewrites.subpixel import to_subpixel
+from edgeae_export.rewrites.steps import apply
+from edgeae_export.rewrites.steps import apply
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +46,7 @@ def conv_transpose(axes, inputs, outputs, seed, activation=None, bias=True):
 )
 def test_it_equals_conv_transpose(axes, inputs, outputs, seed, activation, bias):
     model, x = conv_transpose(axes, inputs, outputs, seed, activation, bias)
-    rewritten, (decision,) = to_subpixel(model)
+    rewritten, (decision,) = apply(model, [to_subpixel()])
     assert decision.applied == ("ConvTranspose" not in operators(rewritten)), decision
     if not decision.applied:
         assert "multiply-adds" in decision.why
@@ -62,7 +64,7 @@ def test_equal_axes_of_the_usual_kinds_are_all_rewritten(rank):
         (5, 3, 1, 0),
     ]:
         model, x = conv_transpose([(4, kernel, stride, pad, pad, extra, 1)] * rank, 3, 2, 0, "Relu")
-        rewritten, (decision,) = to_subpixel(model)
+        rewritten, (decision,) = apply(model, [to_subpixel()])
         assert decision.applied
         assert operators(rewritten)[:2] == ["Conv", "Relu"]  # the activation comes before the shuffle
         assert_equal(model, rewritten, x)
@@ -75,9 +77,9 @@ def test_equal_axes_of_the_usual_kinds_are_all_rewritten(rank):
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_no_phase_has_taps_of_zeros_for_a_padding_off_the_stride(kernel, stride, pad, taps, rank):
     model, x = conv_transpose([(8, kernel, stride, pad, pad, 0, 1)] * rank, 2, 2, 0, "Relu")
-    rewritten, (decision,) = to_subpixel(model)
+    rewritten, (decision,) = apply(model, [to_subpixel()])
     assert decision.applied
-    weight = next(tensor for tensor in rewritten.graph.initializer if tensor.name.endswith("w_subpixel"))
+    weight = next(tensor for tensor in rewritten.graph.initializer if tensor.name.endswith("_subpixel_weight"))
     assert list(weight.dims[2:]) == [taps] * rank
     assert_equal(model, rewritten, x, float64=rank < 3)
 
@@ -85,7 +87,7 @@ def test_no_phase_has_taps_of_zeros_for_a_padding_off_the_stride(kernel, stride,
 def test_nothing_lies_between_a_shuffle_and_what_merges_with_it():
     model, x = conv_transpose([(6, 4, 2, 1, 1, 0, 1)] * 2, 3, 2, 0)
     for names, cropped in ((frozenset(), True), (frozenset({"up"}), False)):
-        rewritten, _ = to_subpixel(model, uncropped=names)
+        rewritten, _ = apply(model, [to_subpixel(uncropped=names)])
         assert ("Slice" in operators(rewritten)) == cropped
         assert_equal(model, rewritten, x)
 
@@ -104,7 +106,7 @@ def test_what_it_leaves_alone_and_why(attributes, words):
     attrs = {"strides": [2, 2], "kernel_shape": [3, 3], **attributes}
     outputs = 2 if attributes.get("group") else 4
     model = graph([("ConvTranspose", ["x", "w"], ["y"], attrs)], [4, 5, 5], {"w": weights(rng, 4, outputs, 3, 3)})
-    rewritten, (decision,) = to_subpixel(model)
+    rewritten, (decision,) = apply(model, [to_subpixel()])
     assert not decision.applied
     assert words in decision.why
     assert operators(rewritten) == ["ConvTranspose"]
@@ -117,7 +119,7 @@ def test_weights_that_are_not_constant():
         ("ConvTranspose", ["x", "w"], ["y"], {}),
     ]
     model = graph(nodes, [4, 5, 5], {"k": np.array([4, 2, 3, 3], np.int64)})
-    _, (decision,) = to_subpixel(model)
+    _, (decision,) = apply(model, [to_subpixel()])
     assert not decision.applied
     assert "not constant" in decision.why
 
@@ -126,6 +128,6 @@ def test_only_the_named_nodes():
     rng = np.random.default_rng(0)
     nodes = [("ConvTranspose", ["x", "w"], ["a"], {"strides": [2, 2]}), ("ConvTranspose", ["a", "w"], ["y"], {})]
     model = graph(nodes, [4, 3, 3], {"w": weights(rng, 4, 4, 2, 2)})
-    rewritten, decisions = to_subpixel(model, frozenset({"a"}))
+    rewritten, decisions = apply(model, [to_subpixel(frozenset({"a"}))])
     assert [decision.applied for decision in decisions] == [True, False]
     assert_equal(model, rewritten, weights(rng, 1, 4, 3, 3))

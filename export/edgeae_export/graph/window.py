@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx import NodeProto
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import GraphEditor, attribute
+from edgeae_export.graph.values import attribute
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,12 @@ class Window:
     """Whether a ConvTranspose asks for an output shape instead of giving its padding."""
 
     @classmethod
-    def of(cls, editor: GraphEditor, node: NodeProto) -> Window | None:
-        """The window of a convolution with constant weights; None when the weights are not constant."""
-        weight = editor.constant(node.input[1])
-        if weight is None or (len(node.input) > 2 and node.input[2] and editor.constant(node.input[2]) is None):
-            return None
-        axes = weight.ndim - 2
+    def of(cls, node: ir.Node, kernel: tuple[int, ...]) -> Window:
+        """The window of a convolution, whose kernel's size is its weight's."""
+        axes = len(kernel)
         pads = attribute(node, "pads", [0] * 2 * axes)
         return cls(
-            kernel=tuple(weight.shape[2:]),
+            kernel=kernel,
             strides=tuple(attribute(node, "strides", [1] * axes)),
             pads_begin=tuple(pads[:axes]),
             pads_end=tuple(pads[axes:]),
@@ -45,7 +42,7 @@ class Window:
         )
 
     def obstacle(self) -> str:
-        """Why the rewrites of this package leave such a window alone; empty when they do not."""
+        """Why the rewrites leave such a window alone; empty when they do not."""
         if self.groups != 1:
             return f"it has {self.groups} groups"
         if any(dilation != 1 for dilation in self.dilations):
