@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass, ShapeInferencePass
 
 from edgeae_export.graph.running import clean
-from edgeae_export.graph.values import Array, attribute, named_values, name_of
+from edgeae_export.graph.values import Array, name_of, named_values
 
 
 def opened(model: onnx.ModelProto) -> ir.Model:
