@@ -12,7 +12,6 @@ from edgeae_export.rewrites import (
     split_col2im,
     split_phases,
     to_channels_last,
-    to_gemm,
     to_subpixel,
 )
 from edgeae_export.rewrites.phase_split import trim
@@ -291,21 +290,6 @@ def test_what_is_no_bias_stays_a_sum():
         model = graph(nodes, shape, {"w": weights(RNG, 5, 7), "b": bias})
         assert join_bias(model)[1] == []
         assert operators(join_bias(model)[0]) == ["MatMul", "Add"]
-
-
-@pytest.mark.parametrize("rank", [1, 2, 3])
-@pytest.mark.parametrize(("kernel", "stride", "pad", "extra"), [(4, 1, 0, 0), (4, 2, 1, 0), (3, 2, 0, 1), (1, 1, 0, 0)])
-def test_a_map_of_one_position_becomes_a_product(rank, kernel, stride, pad, extra):
-    attrs = {"strides": [stride] * rank, "pads": [pad] * 2 * rank, "output_padding": [extra] * rank}
-    nodes = [("ConvTranspose", ["x", "w", "b"], ["up"], attrs), ("Clip", ["up", "low"], ["y"], {})]
-    constants = {"w": weights(RNG, 5, 3, *[kernel] * rank), "b": weights(RNG, 3), "low": np.float32(-0.5)}
-    model = graph(nodes, [5] + [1] * rank, constants)
-    product, (decision,) = to_gemm(model)
-    assert decision.applied == (extra == 0)  # output padding would store rows of zeros
-    assert ("ConvTranspose" in operators(product)) == (extra > 0)
-    assert_equal(model, product, weights(RNG, 3, 5, *[1] * rank), float64=False)
-    larger = graph(nodes, [5] + [2] * rank, constants)
-    assert to_gemm(larger)[1] == []
 
 
 @pytest.mark.parametrize("strides", [(2,), (3,), (2, 3), (2, 2, 2), (1, 2, 3)])
