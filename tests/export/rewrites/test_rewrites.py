@@ -120,37 +120,6 @@ def test_affine_layers_stay_for_a_large_latent_or_a_nonlinearity():
     assert fold_affine(affine_graph("ConvTranspose", 2, between="Relu"))[1] == []
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    block=st.integers(2, 3),
-    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    pads=st.lists(st.integers(0, 3), min_size=4, max_size=4),
-    channels=st.integers(1, 3),
-    mode=st.sampled_from(["DCR", "CRD"]),
-    bias=st.booleans(),
-)
-def test_a_convolution_moves_below_the_shuffle(block, kernel, pads, channels, mode, bias):
-    size = [3 * block + pads[i] + pads[i + 2] - kernel[i] + 1 for i in range(2)]
-    assume(min(size) > 0)
-    constants = {"w": weights(RNG, 1, channels, *kernel), **({"b": weights(RNG, 1)} if bias else {})}
-    nodes = [
-        ("DepthToSpace", ["x"], ["big"], {"blocksize": block, "mode": mode}),
-        ("Conv", ["big", *constants], ["y"], {"pads": pads}),
-    ]
-    model = graph(nodes, [channels * block**2, 3, 3], constants)
-    merged, (decision,) = move_below_shuffle(model)
-    assert decision.applied != any(pads[i] >= kernel[i % 2] for i in range(4))
-    assert operators(merged) == (["ConvTranspose"] if decision.applied else ["DepthToSpace", "Conv"])
-    assert_equal(model, merged, weights(RNG, 2, channels * block**2, 3, 3))
-
-
-def test_many_outputs_stay_above_the_shuffle():
-    nodes = [("DepthToSpace", ["x"], ["big"], {"blocksize": 2}), ("Conv", ["big", "w"], ["y"], {"pads": [1] * 4})]
-    _, (decision,) = move_below_shuffle(graph(nodes, [16, 3, 3], {"w": weights(RNG, 8, 4, 3, 3)}))
-    assert not decision.applied
-    assert "too many outputs: 128" in decision.why
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     kernel=st.integers(1, 5), stride=st.integers(1, 3), pad=st.integers(0, 2), extra=st.integers(0, 2),
