@@ -16,8 +16,6 @@ from edgeae_export.rewrites import (
 )
 from edgeae_export.rewrites.phase_split import trim
 from edgeae_export.rewrites.plans import mergeable
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 from tests.export.graphs import FOLDED_TOLERANCE, assert_equal, graph, operators, weights
 
@@ -118,23 +116,6 @@ def test_affine_layers_stay_for_a_large_latent_or_a_nonlinearity():
     assert "would not pay" in decision.why
     assert "ConvTranspose" in operators(kept)
     assert fold_affine(affine_graph("ConvTranspose", 2, between="Relu"))[1] == []
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    kernel=st.integers(1, 5), stride=st.integers(1, 3), pad=st.integers(0, 2), extra=st.integers(0, 2),
-    outputs=st.integers(1, 2), bias=st.booleans(),
-)  # fmt: skip
-def test_col2im_equals_conv_transpose(kernel, stride, pad, extra, outputs, bias):
-    assume(extra < stride and pad < kernel)
-    assume(stride * 3 + kernel + extra - 2 * pad > 0)
-    constants = {"w": weights(RNG, 5, outputs, kernel, kernel), **({"b": weights(RNG, outputs)} if bias else {})}
-    attrs = {"strides": [stride] * 2, "pads": [pad] * 4, "output_padding": [extra] * 2}
-    model = graph([("ConvTranspose", ["x", *constants], ["y"], attrs)], [5, 4, 4], constants)
-    split, (decision,) = split_col2im(model)
-    assert decision.applied
-    assert operators(split)[:3] == ["Transpose", "Reshape", "MatMul"]
-    assert_equal(model, split, weights(RNG, 2, 5, 4, 4))
 
 
 def upsampling_decoder(kernel=3, extra=1, activation="Relu"):
