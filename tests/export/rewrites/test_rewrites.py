@@ -14,7 +14,6 @@ from edgeae_export.rewrites import (
     to_channels_last,
     to_subpixel,
 )
-from edgeae_export.rewrites.phase_split import trim
 from edgeae_export.rewrites.plans import mergeable
 
 from tests.export.graphs import FOLDED_TOLERANCE, assert_equal, graph, operators, weights
@@ -161,25 +160,6 @@ def test_all_rewrites_of_a_decoder_in_a_row(kernel_and_extra, activation, rows):
     assert "DepthToSpace" not in kinds
     # With kernel 4 the first shuffle is cropped, so that its Conv has no taps to save; the second merges.
     assert operators(rewritten).count("Conv") == ((4 if kernel_and_extra[0] == 3 else 3) if rows else 2)
-
-
-def test_a_split_needs_a_saving():
-    nodes = [("Conv", ["x", "w"], ["c"], {"pads": [0, 0, 1, 1]}), ("DepthToSpace", ["c"], ["y"], {"blocksize": 2})]
-    model = graph(nodes, [3, 4, 4], {"w": weights(RNG, 8, 3, 2, 2)})
-    kept, (decision,) = split_phases(model)
-    assert not decision.applied
-    assert "save 0 %" in decision.why
-    assert operators(kept) == ["Conv", "DepthToSpace"]
-
-
-def test_zeros_are_trimmed_only_with_their_padding():
-    weight = np.zeros((2, 3, 3, 3), np.float32)
-    weight[:, :, 2, 1] = 1
-    trimmed = trim(weight, (1, 0), (0, 1))
-    # One row may go at the top, for one of padding stood before it; none on the left; one column on the right.
-    assert trimmed.weight.shape == (2, 3, 2, 2)
-    assert (trimmed.pads_begin, trimmed.pads_end) == ((0, 0), (0, 0))
-    assert trim(np.zeros((2, 3, 2, 2), np.float32), (0, 0), (1, 1)).weight.shape == (2, 3, 1, 1)
 
 
 @pytest.mark.parametrize("factor", [2, 3])
