@@ -8,7 +8,6 @@ from edgeae_export.rewrites import (
     join_bias,
     merge_heads,
     move_below_shuffle,
-    resize_to_phases,
     split_col2im,
     split_phases,
     to_channels_last,
@@ -160,47 +159,6 @@ def test_all_rewrites_of_a_decoder_in_a_row(kernel_and_extra, activation, rows):
     assert "DepthToSpace" not in kinds
     # With kernel 4 the first shuffle is cropped, so that its Conv has no taps to save; the second merges.
     assert operators(rewritten).count("Conv") == ((4 if kernel_and_extra[0] == 3 else 3) if rows else 2)
-
-
-@pytest.mark.parametrize("factor", [2, 3])
-@pytest.mark.parametrize("kernel", [1, 3, 5])
-@pytest.mark.parametrize("activation", ["Relu", None])
-def test_resize_and_convolution_become_phases(factor, kernel, activation):
-    nodes = [
-        ("Resize", ["x", "", "scales"], ["big"],
-         {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
-        ("Conv", ["big", "w", "b"], ["c"], {"pads": [kernel // 2] * 4}),
-        (activation or "Identity", ["c"], ["y"], {}),
-    ]  # fmt: skip
-    constants = {"scales": np.array([1, 1, factor, factor], np.float32), "w": weights(RNG, 3, 4, kernel, kernel)}
-    model = graph(nodes, [4, 5, 6], constants | {"b": weights(RNG, 3)})
-    rewritten, (decision,) = resize_to_phases(model)
-    assert decision.applied
-    assert "Resize" not in operators(rewritten)
-    assert_equal(model, rewritten, weights(RNG, 2, 4, 5, 6), tolerance=FOLDED_TOLERANCE)
-
-
-@pytest.mark.parametrize(
-    ("resize", "conv", "words"),
-    [
-        ({"mode": "linear"}, {}, "not a nearest one"),
-        ({"mode": "nearest", "coordinate_transformation_mode": "half_pixel"}, {}, "not a nearest one"),
-        ({}, {"pads": [0] * 4}, "keep the size"),
-        ({}, {"strides": [2, 2], "pads": [1] * 4}, "stride"),
-    ],
-)
-def test_other_resizes_are_left_alone(resize, conv, words):
-    mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor", **resize}
-    nodes = [
-        ("Resize", ["x", "", "scales"], ["big"], mode),
-        ("Conv", ["big", "w"], ["y"], {"pads": [1] * 4, **conv}),
-    ]
-    constants = {"scales": np.array([1, 1, 2, 2], np.float32), "w": weights(RNG, 3, 4, 3, 3)}
-    model = graph(nodes, [4, 5, 5], constants)
-    kept, (decision,) = resize_to_phases(model)
-    assert not decision.applied
-    assert words in decision.why
-    assert_equal(model, kept, weights(RNG, 2, 4, 5, 5), float64=False)
 
 
 @pytest.mark.parametrize("bias_first", [True, False])
