@@ -7,13 +7,7 @@ from edgeae_export.rewrites import (
     fold_batchnorm,
     join_bias,
     merge_heads,
-    move_below_shuffle,
-    split_col2im,
-    split_phases,
-    to_channels_last,
-    to_subpixel,
 )
-from edgeae_export.rewrites.plans import mergeable
 
 from tests.export.graphs import FOLDED_TOLERANCE, assert_equal, graph, operators, weights
 
@@ -116,51 +110,6 @@ def test_affine_layers_stay_for_a_large_latent_or_a_nonlinearity():
     assert fold_affine(affine_graph("ConvTranspose", 2, between="Relu"))[1] == []
 
 
-def upsampling_decoder(kernel=3, extra=1, activation="Relu"):
-    up = {"strides": [2, 2], "pads": [1] * 4, "output_padding": [extra] * 2, "kernel_shape": [kernel] * 2}
-    nodes = [
-        ("Gemm", ["x", "a", "c"], ["flat"], {}),
-        ("Reshape", ["flat", "shape"], ["map"], {}),
-        (activation, ["map"], ["h0"], {}),
-        ("ConvTranspose", ["h0", "w1", "b1"], ["up1"], up),
-        (activation, ["up1"], ["h1"], {}),
-        ("ConvTranspose", ["h1", "w2", "b2"], ["up2"], up),
-        (activation, ["up2"], ["h2"], {}),
-        ("Conv", ["h2", "w3", "b3"], ["logits"], {"pads": [1] * 4}),
-        ("Sigmoid", ["logits"], ["y"], {}),
-    ]
-    constants = {
-        "a": weights(RNG, 3, 128), "c": weights(RNG, 128), "shape": np.array([-1, 8, 4, 4]),
-        "w1": weights(RNG, 8, 6, kernel, kernel), "b1": weights(RNG, 6),
-        "w2": weights(RNG, 6, 4, kernel, kernel), "b2": weights(RNG, 4),
-        "w3": weights(RNG, 1, 4, 3, 3), "b3": weights(RNG, 1),
-    }  # fmt: skip
-    return graph(nodes, [3], constants)
-
-
-@pytest.mark.parametrize("kernel_and_extra", [(3, 1), (4, 0)])
-@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu"])
-@pytest.mark.parametrize("rows", [True, False])
-def test_all_rewrites_of_a_decoder_in_a_row(kernel_and_extra, activation, rows):
-    model = upsampling_decoder(*kernel_and_extra, activation)
-    x = weights(RNG, 3, 3)
-    rewritten = model
-
-    def subpixel_to_merge(graph):
-        return to_subpixel(graph, uncropped=mergeable(graph))
-
-    steps = (subpixel_to_merge, move_below_shuffle, *((split_phases,) if rows else ()), split_col2im, to_channels_last)
-    for rewrite in steps:
-        rewritten, decisions = rewrite(rewritten)
-        assert any(decision.applied for decision in decisions), rewrite.__name__
-        assert_equal(model, rewritten, x)
-    kinds = set(operators(rewritten))
-    assert "ConvTranspose" not in kinds
-    assert "DepthToSpace" not in kinds
-    # With kernel 4 the first shuffle is cropped, so that its Conv has no taps to save; the second merges.
-    assert operators(rewritten).count("Conv") == ((4 if kernel_and_extra[0] == 3 else 3) if rows else 2)
-
-
 @pytest.mark.parametrize("bias_first", [True, False])
 def test_a_bias_joins_the_product_before_it(bias_first):
     sums = ["b", "m"] if bias_first else ["m", "b"]
@@ -178,25 +127,3 @@ def test_what_is_no_bias_stays_a_sum():
         model = graph(nodes, shape, {"w": weights(RNG, 5, 7), "b": bias})
         assert join_bias(model)[1] == []
         assert operators(join_bias(model)[0]) == ["MatMul", "Add"]
-
-
-@pytest.mark.parametrize("strides", [(2,), (3,), (2, 3), (2, 2, 2), (1, 2, 3)])
-def test_any_shuffle_is_written_channels_last(strides):
-    rank = len(strides)
-    nodes = [("ConvTranspose", ["x", "w"], ["up"], {"strides": list(strides)}), ("Relu", ["up"], ["y"], {})]
-    model = graph(nodes, [4] + [3] * rank, {"w": weights(RNG, 4, 2, *strides)})
-    shuffled, _ = to_subpixel(model)
-    last, (decision,) = to_channels_last(shuffled)
-    assert decision.applied
-    assert operators(last) == ["Conv", "Relu", "Transpose", "Reshape", "Transpose", "Reshape", "Transpose"]
-    assert_equal(model, last, weights(RNG, 2, 4, *[3] * rank))
-
-
-@pytest.mark.parametrize(("factors", "applied"), [((2, 2), True), ((1, 3), True), ((2, 1), True), ((1.5, 1), False)])
-def test_a_nearest_resize_repeats_pixels_and_rows(factors, applied):
-    mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    model = graph([("Resize", ["x", "", "s"], ["y"], mode)], [3, 4, 6], {"s": np.float32([1, 1, *factors])})
-    repeated, (decision,) = to_channels_last(model)
-    assert decision.applied == applied
-    assert ("Resize" in operators(repeated)) != applied
-    assert_equal(model, repeated, weights(RNG, 2, 3, 4, 6), float64=applied)
