@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import DeduplicateHashedInitializersPass, IdentityEliminationPass
+from onnx_ir.passes.common import DeduplicateHashedInitializersPass, IdentityEliminationPass, RemoveUnusedNodesPass
 
 from edgeae_export.graph.editing import Edit, closed, opened
 from edgeae_export.graph.layer import Layer
@@ -100,6 +100,7 @@ def quantize(
     for layer, scale in read_in.items():
         shift, weight = (bias_shifts or {}).get(layer.name), (rounded or {}).get(layer.name)
         store_in_int8(inserter.edit, layer, scale, target, shift, weight)
+    RemoveUnusedNodesPass()(opened_model)  # an activation that its bytes perform is no reader any more
     store_in_float16(graph)
     IdentityEliminationPass()(opened_model)
     DeduplicateHashedInitializersPass()(opened_model)
