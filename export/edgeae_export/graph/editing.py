@@ -69,10 +69,9 @@ class Edit:
     def constant(self, array: Array | np.generic, hint: str) -> ir.Value:
         """A new constant."""
         values = np.ascontiguousarray(array).reshape(np.shape(array))
-        value = ir.Value(name=self.name(hint), const_value=ir.tensor(values))
-        assert value.const_value is not None
-        value.const_value.name = value.name
-        value.shape, value.dtype = ir.Shape(values.shape), value.const_value.dtype
+        name = self.name(hint)
+        tensor = ir.Tensor(values, name=name)  # `ir.tensor` would first ask what kind of thing it is given, at length
+        value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.graph.register_initializer(value)
         return value
 
