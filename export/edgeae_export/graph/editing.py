@@ -92,15 +92,17 @@ class Edit:
         """A new node; returns its only output, which has the same name."""
         return self.nodes(op_type, inputs, [hint], **attributes)[0]
 
-    def again(self, node: ir.Node | None, value: ir.Value, hint: str) -> ir.Value:
-        """The same operator on another value; the value itself where there is no node."""
+    def again(self, node: ir.Node | None, value: ir.Value, hint: str, *others: ir.Value | None) -> ir.Value:
+        """The same operator on another value; the value itself where there is no node.
+
+        `others` are read in place of the node's own further inputs, if any are given.
+        """
         if node is None:
             return value
         output = ir.Value(name=self.name(hint))
         copied = list(node.attributes.values())
-        self._put(
-            ir.Node(node.domain, node.op_type, [value, *node.inputs[1:]], copied, outputs=[output], name=output.name)
-        )
+        inputs = [value, *(others or node.inputs[1:])]
+        self._put(ir.Node(node.domain, node.op_type, inputs, copied, outputs=[output], name=output.name))
         return output
 
     def reshape(self, value: ir.Value, shape: Sequence[int], hint: str) -> ir.Value:

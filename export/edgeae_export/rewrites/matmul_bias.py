@@ -1,49 +1,61 @@
-"""MatMul -> Add of a constant, between matrices, as one Gemm.
+"""MatMul -> Add of a constant, between matrices, as one Gemm, which is defined as this: A * B + C.
 
-ONNX Runtime does the same when it loads a graph, before it looks for layers to run in 8 bits, and then finds a bias
-that was not quantised: the layer would run in float, with its weight dequantised on every call.
+It may be done where
 
-Preconditions: a constant weight, a constant bias of one number per column, two axes, and a product that nothing else
-reads. Cost: none.
+1. what is multiplied has two axes, and a constant weight too: a Gemm takes no more;
+2. nothing else reads the product, which would be there no more;
+3. what is added is a constant of one number per column: a Gemm would take others, but they are no layer's bias.
+
+It always pays: ONNX Runtime does the same when it loads a graph, before it looks for layers to run in 8 bits, and then
+finds a bias that was not quantised: the layer would run in float, with its weight dequantised on every call.
 """
 
 from __future__ import annotations
 
-import onnx
-from onnx import NodeProto
+from dataclasses import dataclass
 
-from edgeae_export.graph.layers import GraphEditor
-from edgeae_export.rewrites.decision import Decision
+import onnx_ir as ir
+
+from edgeae_export.graph.editing import Edit
+from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.values import Array, constant, name_of, only_reader, rank
+from edgeae_export.rewrites.steps import Rewrite, always
 
 RULE = "matmul_bias"
 
 
-def join_bias(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
-    """Make a Gemm of every MatMul with a bias behind it; one of another form is no concern."""
-    editor = GraphEditor(model)
-    decisions = [_join(editor, node, add) for node in editor.of_type("MatMul") if (add := _bias_behind(editor, node))]
-    return editor.finish(), decisions
+@dataclass(frozen=True)
+class _Biased:
+    """A MatMul, the Add behind it, and what that adds."""
+
+    layer: Layer
+    add: ir.Node
+    bias: Array
+
+    @property
+    def name(self) -> str:
+        return self.layer.name
 
 
-def _bias_behind(editor: GraphEditor, node: NodeProto) -> NodeProto | None:
-    weight, add = editor.constant(node.input[1]), editor.only_consumer(node.output[0])
-    if weight is None or weight.ndim != 2 or len(editor.shape(node.input[0])) != 2:
+def _match(node: ir.Node) -> _Biased | None:
+    layer = Layer.of(node, "MatMul")
+    if not layer or not layer.constant or layer.weight.ndim != 2 or rank(layer.input) != 2:  # 1
         return None
-    if add is None or add.op_type != "Add":
-        return None
-    bias = editor.constant(_other(add, node.output[0]))
-    fits = bias is not None and bias.shape in ((weight.shape[1],), (1, weight.shape[1]))
-    return add if fits else None
+    add = only_reader(layer.output, {"Add"})  # 2
+    for value in map(constant, add.inputs) if add else ():
+        if add and value is not None and value.shape in ((layer.outputs,), (1, layer.outputs)):  # 3
+            return _Biased(layer, add, value)
+    return None
 
 
-def _join(editor: GraphEditor, node: NodeProto, add: NodeProto) -> Decision:
-    bias = editor.constants[_other(add, node.output[0])].reshape(-1)
-    inputs = [*node.input, editor.add_constant(bias, f"{node.name}_bias")]
-    output = editor.add("Gemm", inputs, f"{node.name}_with_bias")
-    editor.remove(node, add)
-    editor.redirect(add.output[0], output)
-    return Decision(RULE, node.name, True, f"one Gemm with {add.name}, the bias")
+def _replace(found: _Biased) -> str:
+    layer, add = found.layer, found.add
+    edit = Edit(layer.graph, before=add)
+    bias = edit.constant(found.bias.reshape(-1), f"{layer.name}_bias")
+    output = edit.node("Gemm", [*layer.node.inputs, bias], f"{layer.name}_with_bias")
+    edit.replace(add.outputs[0], output, layer.node, add)
+    return f"one Gemm with {name_of(add)}, the bias"
 
 
-def _other(add: NodeProto, tensor: str) -> str:
-    return str(add.input[1] if add.input[0] == tensor else add.input[0])
+join_bias = Rewrite(RULE, _match, always, _replace)
+"""Make a Gemm of every MatMul with a bias behind it; one of another form is no concern."""

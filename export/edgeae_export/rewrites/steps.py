@@ -25,8 +25,15 @@ class Decision:
     """What it gains, or why the node was left alone."""
 
 
-Step = Callable[[ir.Graph], list[Decision]]
-"""What changes an opened graph, and says what it decided."""
+class Step(Protocol):
+    """What changes an opened graph, and says what it decided."""
+
+    @property
+    def rule(self) -> str:
+        """The rewrite's name, which is its module's."""
+
+    def __call__(self, graph: ir.Graph) -> list[Decision]:
+        """Change a graph in place."""
 
 
 class Match(Protocol):
@@ -61,6 +68,11 @@ class Rewrite(Generic[Found]):
                 name, why = found.name, self.obstacle(found)
                 decisions.append(Decision(self.rule, name, not why, why or self.replace(found)))
         return decisions
+
+
+def always(_: Match) -> str:
+    """The second step of a rewrite that may be done, and pays, wherever its pattern matches."""
+    return ""
 
 
 def apply(model: onnx.ModelProto, steps: Iterable[Step]) -> tuple[onnx.ModelProto, list[Decision]]:

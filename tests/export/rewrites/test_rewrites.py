@@ -3,10 +3,6 @@
 import numpy as np
 import pytest
 from edgeae_export.rewrites import (
-    fold_affine,
-    fold_batchnorm,
-    join_bias,
-    merge_heads,
     move_below_shuffle,
     resize_to_phases,
     split_col2im,
@@ -16,109 +12,12 @@ from edgeae_export.rewrites import (
     to_subpixel,
 )
 from edgeae_export.rewrites.phase_split import trim
-from edgeae_export.rewrites.plans import mergeable
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.export.graphs import FOLDED_TOLERANCE, assert_equal, graph, operators, weights
 
 RNG = np.random.default_rng(0)
-
-
-def batchnorm_constants(channels):
-    return {
-        "scale": weights(RNG, channels), "shift": weights(RNG, channels),
-        "mean": weights(RNG, channels), "var": RNG.random(channels).astype(np.float32) + 0.1,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("op", "shape", "weight", "attrs", "channels"),
-    [
-        ("Conv", [4, 6, 6], (6, 4, 3, 3), {}, 6),
-        ("Conv", [4, 6, 6], (6, 2, 3, 3), {"group": 2}, 6),
-        ("Conv", [4, 9], (6, 4, 3), {}, 6),
-        ("ConvTranspose", [4, 5, 5], (4, 3, 3, 3), {"strides": [2, 2]}, 3),
-        ("ConvTranspose", [4, 5, 5], (4, 3, 3, 3), {"group": 2}, 6),
-        ("Gemm", [5], (7, 5), {"transB": 1}, 7),
-        ("Gemm", [5], (5, 7), {}, 7),
-    ],
-)
-@pytest.mark.parametrize("bias", [True, False])
-def test_batchnorm_folds_into_every_layer(op, shape, weight, attrs, channels, bias):
-    constants = {"w": weights(RNG, *weight), **({"b": weights(RNG, channels)} if bias else {})}
-    nodes = [
-        (op, ["x", *constants], ["h"], attrs),
-        ("BatchNormalization", ["h", "scale", "shift", "mean", "var"], ["y"], {"epsilon": 1e-3}),
-    ]
-    model = graph(nodes, shape, constants | batchnorm_constants(channels))
-    folded, (decision,) = fold_batchnorm(model)
-    assert decision.applied
-    assert operators(folded) == [op]
-    plain = op != "ConvTranspose" or "group" not in attrs  # ONNX's reference has no grouped ConvTranspose
-    assert_equal(model, folded, weights(RNG, 3, *shape), float64=plain, tolerance=FOLDED_TOLERANCE)
-
-
-def test_batchnorm_stays_where_the_layer_is_read_elsewhere():
-    nodes = [
-        ("Conv", ["x", "w"], ["h"], {}),
-        ("BatchNormalization", ["h", "scale", "shift", "mean", "var"], ["n"], {}),
-        ("Add", ["h", "n"], ["y"], {}),
-    ]
-    model = graph(nodes, [2, 4, 4], {"w": weights(RNG, 3, 2, 1, 1)} | batchnorm_constants(3))
-    kept, (decision,) = fold_batchnorm(model)
-    assert not decision.applied
-    assert "read elsewhere" in decision.why
-    assert "BatchNormalization" in operators(kept)
-
-
-def test_heads_become_one_gemm():
-    nodes = [
-        ("Gemm", ["x", "w1", "b1"], ["mean"], {"transB": 1}),
-        ("Gemm", ["x", "w2"], ["spread"], {}),
-        ("Concat", ["spread", "mean"], ["y"], {"axis": 1}),
-    ]
-    constants = {"w1": weights(RNG, 3, 8), "b1": weights(RNG, 3), "w2": weights(RNG, 8, 2)}
-    model = graph(nodes, [8], constants)
-    merged, (decision,) = merge_heads(model)
-    assert decision.applied
-    assert operators(merged) == ["Gemm", "Split", "Concat"]
-    assert_equal(model, merged, weights(RNG, 3, 8))
-
-
-def affine_graph(op, latent, *, between=None):
-    attrs = {"strides": [2, 2], "pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
-    if op == "ConvTranspose":
-        attrs["output_padding"] = [1, 1]
-    nodes = [
-        ("Gemm", ["x", "a", "c"], ["flat"], {"transB": 1}),
-        ("Reshape", ["flat", "shape"], ["map"], {}),
-        *([(between, ["map"], ["mid"], {})] if between else []),
-        (op, ["mid" if between else "map", "w", "b"], ["up"], attrs),
-        ("Relu", ["up"], ["y"], {}),
-    ]
-    constants = {
-        "a": weights(RNG, 16 * 16, latent), "c": weights(RNG, 16 * 16),
-        "shape": np.array([-1, 16, 4, 4]), "w": weights(RNG, 16, 16, 3, 3), "b": weights(RNG, 16),
-    }  # fmt: skip
-    return graph(nodes, [latent], constants)
-
-
-@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
-def test_affine_layers_fold_for_a_small_latent(op):
-    model = affine_graph(op, 2)
-    folded, (decision,) = fold_affine(model)
-    assert decision.applied
-    assert operators(folded) == ["Gemm", "Relu", "Reshape"]
-    assert_equal(model, folded, weights(RNG, 3, 2), tolerance=FOLDED_TOLERANCE)
-
-
-def test_affine_layers_stay_for_a_large_latent_or_a_nonlinearity():
-    kept, (decision,) = fold_affine(affine_graph("ConvTranspose", 64))
-    assert not decision.applied
-    assert "would not pay" in decision.why
-    assert "ConvTranspose" in operators(kept)
-    assert fold_affine(affine_graph("ConvTranspose", 2, between="Relu"))[1] == []
 
 
 @settings(max_examples=100, deadline=None)
@@ -167,51 +66,6 @@ def test_col2im_equals_conv_transpose(kernel, stride, pad, extra, outputs, bias)
     assert decision.applied
     assert operators(split)[:3] == ["Transpose", "Reshape", "MatMul"]
     assert_equal(model, split, weights(RNG, 2, 5, 4, 4))
-
-
-def upsampling_decoder(kernel=3, extra=1, activation="Relu"):
-    up = {"strides": [2, 2], "pads": [1] * 4, "output_padding": [extra] * 2, "kernel_shape": [kernel] * 2}
-    nodes = [
-        ("Gemm", ["x", "a", "c"], ["flat"], {}),
-        ("Reshape", ["flat", "shape"], ["map"], {}),
-        (activation, ["map"], ["h0"], {}),
-        ("ConvTranspose", ["h0", "w1", "b1"], ["up1"], up),
-        (activation, ["up1"], ["h1"], {}),
-        ("ConvTranspose", ["h1", "w2", "b2"], ["up2"], up),
-        (activation, ["up2"], ["h2"], {}),
-        ("Conv", ["h2", "w3", "b3"], ["logits"], {"pads": [1] * 4}),
-        ("Sigmoid", ["logits"], ["y"], {}),
-    ]
-    constants = {
-        "a": weights(RNG, 3, 128), "c": weights(RNG, 128), "shape": np.array([-1, 8, 4, 4]),
-        "w1": weights(RNG, 8, 6, kernel, kernel), "b1": weights(RNG, 6),
-        "w2": weights(RNG, 6, 4, kernel, kernel), "b2": weights(RNG, 4),
-        "w3": weights(RNG, 1, 4, 3, 3), "b3": weights(RNG, 1),
-    }  # fmt: skip
-    return graph(nodes, [3], constants)
-
-
-@pytest.mark.parametrize("kernel_and_extra", [(3, 1), (4, 0)])
-@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu"])
-@pytest.mark.parametrize("rows", [True, False])
-def test_all_rewrites_of_a_decoder_in_a_row(kernel_and_extra, activation, rows):
-    model = upsampling_decoder(*kernel_and_extra, activation)
-    x = weights(RNG, 3, 3)
-    rewritten = model
-
-    def subpixel_to_merge(graph):
-        return to_subpixel(graph, uncropped=mergeable(graph))
-
-    steps = (subpixel_to_merge, move_below_shuffle, *((split_phases,) if rows else ()), split_col2im, to_channels_last)
-    for rewrite in steps:
-        rewritten, decisions = rewrite(rewritten)
-        assert any(decision.applied for decision in decisions), rewrite.__name__
-        assert_equal(model, rewritten, x)
-    kinds = set(operators(rewritten))
-    assert "ConvTranspose" not in kinds
-    assert "DepthToSpace" not in kinds
-    # With kernel 4 the first shuffle is cropped, so that its Conv has no taps to save; the second merges.
-    assert operators(rewritten).count("Conv") == ((4 if kernel_and_extra[0] == 3 else 3) if rows else 2)
 
 
 def test_a_split_needs_a_saving():
@@ -272,25 +126,6 @@ def test_other_resizes_are_left_alone(resize, conv, words):
     assert not decision.applied
     assert words in decision.why
     assert_equal(model, kept, weights(RNG, 2, 4, 5, 5), float64=False)
-
-
-@pytest.mark.parametrize("bias_first", [True, False])
-def test_a_bias_joins_the_product_before_it(bias_first):
-    sums = ["b", "m"] if bias_first else ["m", "b"]
-    nodes = [("MatMul", ["x", "w"], ["m"], {}), ("Add", sums, ["s"], {}), ("Relu", ["s"], ["y"], {})]
-    model = graph(nodes, [5], {"w": weights(RNG, 5, 7), "b": weights(RNG, 7)})
-    joined, (decision,) = join_bias(model)
-    assert decision.applied
-    assert operators(joined) == ["Gemm", "Relu"]
-    assert_equal(model, joined, weights(RNG, 3, 5))
-
-
-def test_what_is_no_bias_stays_a_sum():
-    nodes = [("MatMul", ["x", "w"], ["m"], {}), ("Add", ["m", "b"], ["y"], {})]
-    for shape, bias in (([5], weights(RNG, 1)), ([6, 5], weights(RNG, 7)), ([5], weights(RNG, 2, 7))):
-        model = graph(nodes, shape, {"w": weights(RNG, 5, 7), "b": bias})
-        assert join_bias(model)[1] == []
-        assert operators(join_bias(model)[0]) == ["MatMul", "Add"]
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
