@@ -8,80 +8,53 @@ so the element x[i, (a, channel)] reaches out[b*i + a + p - t] with weight w[t]:
 of the small map with stride b, kernel b + k - 1 and padding k - 1 - p, whose tap r holds w[a + k - 1 - r]. After
 `subpixel` this removes the shuffle and the large map in front of a decoder's last convolution altogether.
 
-Preconditions: constant weights, stride 1, one group, no dilation, padding of at most k - 1, and a shuffle that
-nothing else reads. Cost rule: few outputs. A ConvTranspose spreads (b + k - 1)^2 * outputs numbers per position of
-the small map; up to `MAX_COLUMNS` of them it beats the convolution on the large map.
+It may be done where
+
+1. the Conv's weights and bias are constant;
+2. it has one group and no dilation, and its padding is given;
+3. it has two axes, and its stride is 1;
+4. it is padded by at most k - 1, as a ConvTranspose's padding is not negative.
+
+It pays where nothing else reads the shuffled map, which is made otherwise all the same, and where the outputs are few:
+a ConvTranspose spreads (b + k - 1)^2 * outputs numbers per position of the small map, and up to `MAX_COLUMNS` of them
+it beats the convolution on the large map.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import NodeProto
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import Array, GraphEditor, attribute
-from edgeae_export.rewrites.decision import Decision
-from edgeae_export.rewrites.window import Window
+from edgeae_export.graph.editing import Edit
+from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.values import Array, attribute, maker, only_reader, read
+from edgeae_export.rewrites.steps import Rewrite
 
 RULE = "below_shuffle"
 MAX_COLUMNS = 64
 """Numbers a ConvTranspose may spread per input position: a decoder's last layer, 16 for one channel, 48 for three."""
 
 
-def move_below_shuffle(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
-    """Merge every DepthToSpace with the Conv after it, where it pays."""
-    editor = GraphEditor(model)
-    decisions = []
-    for node in editor.of_type("Conv"):
-        shuffle = editor.producer(node.input[0])
-        if shuffle is not None and shuffle.op_type == "DepthToSpace":
-            decisions.append(_merge(editor, shuffle, node))
-    return editor.finish(), decisions
-
-
-def obstacle_to_merging(editor: GraphEditor, node: NodeProto, block: int) -> str:
+def obstacle_to_merging(layer: Layer, block: int) -> str:
     """Why a Conv could not be merged with a shuffle of `block` before it; empty when it can."""
-    window = Window.of(editor, node)
-    if window is None:
+    if not layer.constant:  # 1
         return "its weights are not constant"
-    if problem := window.obstacle():
-        return problem
-    if len(window.kernel) != 2 or any(stride != 1 for stride in window.strides):
+    window = layer.window
+    if why := window.obstacle():  # 2
+        return why
+    if len(window.kernel) != 2 or set(window.strides) != {1}:  # 3
         return f"its stride is {'x'.join(map(str, window.strides))}"
-    kernels = (*window.kernel, *window.kernel)
-    if any(pad >= kernel for pad, kernel in zip((*window.pads_begin, *window.pads_end), kernels, strict=True)):
+    pads = (*window.pads_begin, *window.pads_end)
+    if any(pad >= kernel for pad, kernel in zip(pads, window.kernel * 2, strict=True)):  # 4
         return "it is padded by as much as its kernel"
-    columns = len(editor.constants[node.input[1]]) * int(np.prod([block + kernel - 1 for kernel in window.kernel]))
+    columns = layer.outputs * math.prod(block + kernel - 1 for kernel in window.kernel)
     if columns > MAX_COLUMNS:
         return f"it has too many outputs: {columns} numbers per position, at most {MAX_COLUMNS} pay"
     return ""
-
-
-def _merge(editor: GraphEditor, shuffle: NodeProto, node: NodeProto) -> Decision:
-    block = attribute(shuffle, "blocksize", 1)
-    if editor.only_consumer(shuffle.output[0]) is not node:
-        return Decision(RULE, node.name, False, "the shuffle before it is read elsewhere too")
-    if problem := obstacle_to_merging(editor, node, block):
-        return Decision(RULE, node.name, False, problem)
-    window = Window.of(editor, node)
-    assert window is not None
-    merged = merged_kernel(editor.constants[node.input[1]], block, attribute(shuffle, "mode", "DCR"))
-    name = f"{node.name}_below_shuffle"
-    inputs = [shuffle.input[0], editor.add_constant(merged, f"{name}_weight"), *node.input[2:]]
-    pads = zip((*window.pads_begin, *window.pads_end), (*window.kernel, *window.kernel), strict=True)
-    output = editor.add(
-        "ConvTranspose",
-        inputs,
-        name,
-        kernel_shape=list(merged.shape[2:]),
-        strides=[block, block],
-        pads=[kernel - 1 - pad for pad, kernel in pads],
-    )
-    editor.remove(shuffle, node)
-    editor.redirect(node.output[0], output)
-    return Decision(RULE, node.name, True, "merged with the shuffle before it into one ConvTranspose on the small map")
 
 
 def merged_kernel(weight: Array, block: int, mode: str) -> Array:
@@ -94,3 +67,47 @@ def merged_kernel(weight: Array, block: int, mode: str) -> Array:
     if mode == "CRD":  # channels of the small map ordered (channel, row phase, column phase)
         merged = merged.transpose(2, 0, 1, 3, 4, 5)
     return merged.reshape(block * block * channels, outputs, *merged.shape[4:])
+
+
+@dataclass(frozen=True)
+class _ShuffledConv(Layer):
+    """A Conv, and the DepthToSpace before it."""
+
+    shuffle: ir.Node
+
+    @property
+    def block(self) -> int:
+        return int(attribute(self.shuffle, "blocksize", 1))
+
+
+def _match(node: ir.Node) -> _ShuffledConv | None:
+    layer = Layer.of(node, "Conv")
+    shuffle = maker(layer.input, ("DepthToSpace",)) if layer else None
+    return _ShuffledConv(node, shuffle) if shuffle else None
+
+
+def _obstacle(layer: _ShuffledConv) -> str:
+    if only_reader(layer.input) is not layer.node:
+        return "the shuffle before it is read elsewhere too"
+    return obstacle_to_merging(layer, layer.block)
+
+
+def _replace(layer: _ShuffledConv) -> str:
+    window, block, name = layer.window, layer.block, f"{layer.name}_below_shuffle"
+    merged = merged_kernel(layer.weight, block, attribute(layer.shuffle, "mode", "DCR"))
+    pads = zip((*window.pads_begin, *window.pads_end), window.kernel * 2, strict=True)
+    edit = Edit(layer.graph, before=layer.node)
+    value = edit.node(
+        "ConvTranspose",
+        [read(layer.shuffle), edit.constant(merged, f"{name}_weight"), *layer.node.inputs[2:]],
+        name,
+        kernel_shape=list(merged.shape[2:]),
+        strides=[block, block],
+        pads=[kernel - 1 - pad for pad, kernel in pads],
+    )
+    edit.replace(layer.output, value, layer.node, layer.shuffle)
+    return "merged with the shuffle before it into one ConvTranspose on the small map"
+
+
+move_below_shuffle = Rewrite(RULE, _match, _obstacle, _replace)
+"""Merge every DepthToSpace with the Conv after it, where it pays."""

@@ -11,142 +11,214 @@ alike. A Gemm that makes a map has its columns reordered to channels last. A nea
 Runtime computes channels last element by element, becomes two Concats of a map with itself: the bytes of 64 channels
 of 32x32 took 11 us instead of 67.
 
-Preconditions: axes of known size, DepthToSpace in DCR mode, a Reshape that makes one map of each row of the Gemm. Cost
-rule: for int8 graphs; in float32 ONNX Runtime blocks channels instead, and the Transposes would stay.
+It may be done where
+
+1. a shuffle's size is known, and its phases stand before its channels, as in DepthToSpace's mode DCR;
+2. a Reshape, a Transpose and a Reshape are just what `subpixel` writes; any other are no concern;
+3. a Concat before it joins the row phases and nothing else; blocks are copied where it does not;
+4. a Resize is a nearest one by whole factors, of a map of known size;
+5. a Gemm is plain, and nothing else reads what the Reshape reads;
+6. the Reshape makes one map of each of its rows.
+
+It pays in int8; in float32 ONNX Runtime blocks channels instead, and the Transposes would stay.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import NodeProto
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import UNARY_ACTIVATIONS, GraphEditor, attribute
-from edgeae_export.rewrites.decision import Decision
+from edgeae_export.graph.editing import Edit
+from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.values import (
+    UNARY_ACTIVATIONS,
+    attribute,
+    fixed_shape,
+    keeps_rows,
+    maker,
+    name_of,
+    only_reader,
+    read,
+)
 from edgeae_export.rewrites.resize_phases import nearest_factors
-from edgeae_export.rewrites.sibling_gemms import gemm_weights
+from edgeae_export.rewrites.steps import Decision, Rewrite
 
 RULE = "channels_last"
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
-def to_channels_last(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
+def to_channels_last(graph: ir.Graph) -> list[Decision]:
     """Rewrite every DepthToSpace and other shuffle, every nearest Resize, and every Gemm -> Reshape to a map."""
-    editor = GraphEditor(model)
-    decisions = [_shuffle(editor, node) for node in editor.of_type("DepthToSpace")]
-    decisions += [_repeat(editor, node) for node in editor.of_type("Resize", "Upsample")]
-    for node in editor.of_type("Transpose"):
-        decisions += _general(editor, node)
-    for node in editor.of_type("Reshape"):
-        decisions += _map(editor, node)
-    return editor.finish(), decisions
+    return [decision for rewrite in (_SHUFFLES, _RESIZES, _MAPS) for decision in rewrite(graph)]
 
 
-def _shuffle(editor: GraphEditor, node: NodeProto) -> Decision:
-    shape = editor.fixed_shape(node.input[0])
-    if shape is None or attribute(node, "mode", "DCR") != "DCR":
-        return Decision(RULE, node.name, False, "its size is not known, or its mode is not DCR")
-    block = attribute(node, "blocksize", 1)
-    depth, height, width = shape
-    channels = depth // block**2
-    rows = editor.producer(node.input[0])
-    if rows is not None and rows.op_type == "Concat" and _is_rows(editor, rows, node, block, depth):
-        parts = []
-        for row in rows.input:
-            part = editor.transpose(row, _LAST, f"{node.name}_last")
-            parts.append(editor.reshape(part, [0, height, 1, width * block * channels], f"{node.name}_row"))
-        tensor = editor.add("Concat", parts, f"{node.name}_interleave", axis=2)
-        how = "the row phases interleaved by one Concat"
-    else:
-        tensor = editor.transpose(node.input[0], _LAST, f"{node.name}_last")
-        tensor = editor.reshape(tensor, [0, height, width, block, block * channels], f"{node.name}_blocks")
-        tensor = editor.transpose(tensor, [0, 1, 3, 2, 4], f"{node.name}_interleave")
-        how = "a copy of whole blocks"
-    tensor = editor.reshape(tensor, [0, block * height, block * width, channels], f"{node.name}_map")
-    tensor = editor.transpose(tensor, _FIRST, f"{node.name}_first")
-    editor.remove(node)
-    editor.redirect(node.output[0], tensor)
-    return Decision(RULE, node.name, True, f"the shuffle channels last: {how}")
+@dataclass(frozen=True)
+class _Place:
+    """A node that writes a map."""
+
+    node: ir.Node
+
+    @property
+    def name(self) -> str:
+        return name_of(self.node)
+
+    @property
+    def graph(self) -> ir.Graph:
+        assert self.node.graph is not None, "it stands in the graph that is rewritten"
+        return self.node.graph
 
 
-def _is_rows(editor: GraphEditor, concat: NodeProto, shuffle: NodeProto, block: int, depth: int) -> bool:
-    """Whether a Concat joins exactly the row phases, for this shuffle alone."""
-    equal = all(editor.shape(tensor)[1:2] == (depth // block,) for tensor in concat.input)
-    alone = editor.only_consumer(concat.output[0]) is shuffle
-    return attribute(concat, "axis", 0) == 1 and len(concat.input) == block and equal and alone
+@dataclass(frozen=True)
+class _Shuffle(_Place):
+    """The node that writes a shuffled map, and the map of phases that it comes from."""
+
+    phases: ir.Value
+    strides: tuple[int, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...] | None:
+        """Channels and axes of the shuffled map, where they are known."""
+        shape = fixed_shape(self.phases)
+        if shape is None:
+            return None
+        axes = (size * stride for size, stride in zip(shape[1:], self.strides, strict=True))
+        return shape[0] // math.prod(self.strides), *axes
+
+    @property
+    def rows(self) -> list[ir.Value]:
+        """The row phases of a DepthToSpace, where a Concat joins exactly them, for it alone."""
+        concat = maker(self.phases, ("Concat",))
+        if concat is None or attribute(concat, "axis", 0) != 1 or only_reader(self.phases) is not self.node:
+            return []
+        rows = [value for value in concat.inputs if value is not None]
+        shapes = {fixed_shape(value) for value in rows}
+        return rows if len(rows) == self.strides[0] and len(shapes) == 1 else []
 
 
-def _general(editor: GraphEditor, interleave: NodeProto) -> list[Decision]:
-    """The shuffle of `subpixel` over any axes: Reshape to phases, Transpose, Reshape; any other is no concern."""
-    phases, merge = editor.producer(interleave.input[0]), editor.only_consumer(interleave.output[0])
-    if phases is None or merge is None or phases.op_type != "Reshape" or merge.op_type != "Reshape":
-        return []
-    split, shape = editor.fixed_shape(phases.output[0]), editor.fixed_shape(merge.output[0])
-    if split is None or shape is None or len(split) % 2 == 0:
-        return []
-    count = len(split) // 2
+def _match_shuffle(node: ir.Node) -> _Shuffle | None:
+    if node.op_type == "DepthToSpace":
+        block = attribute(node, "blocksize", 1)
+        return _Shuffle(node, read(node), (block, block))
+    return _match_general(node) if node.op_type == "Reshape" else None
+
+
+def _match_general(merge: ir.Node) -> _Shuffle | None:
+    """The shuffle of `subpixel` over any axes: Reshape to phases, Transpose, Reshape."""
+    interleave = maker(read(merge), ("Transpose",))
+    split = maker(read(interleave), ("Reshape",)) if interleave else None
+    shape = (fixed_shape(split.outputs[0]) if split else None) or ()
+    if interleave is None or split is None or len(shape) < 3 or len(shape) % 2 == 0:  # 2
+        return None
+    count = len(shape) // 2
+    strides, channels, blocks = shape[:count], shape[count], shape[count + 1 :]
     order = [0, count + 1, *(axis for index in range(count) for axis in (count + 2 + index, 1 + index))]
-    blocks, strides, channels = split[count + 1 :], split[:count], split[count]
-    lengths = tuple(block * stride for block, stride in zip(blocks, strides, strict=True))
-    if attribute(interleave, "perm", []) != order or shape != (channels, *lengths):
-        return []
-    if editor.fixed_shape(phases.input[0]) != (math.prod(strides) * channels, *blocks):
-        return []
-    name, last = merge.name, [0, *range(2, count + 2), 1]
-    tensor = editor.transpose(phases.input[0], last, f"{name}_last")
-    tensor = editor.reshape(tensor, [0, *blocks, *strides, channels], f"{name}_blocks")
-    pairs = [axis for index in range(count) for axis in (1 + index, 1 + count + index)]
-    tensor = editor.transpose(tensor, [0, *pairs, 2 * count + 1], f"{name}_interleave")
-    tensor = editor.reshape(tensor, [0, *lengths, channels], f"{name}_map")
-    tensor = editor.transpose(tensor, [0, count + 1, *range(1, count + 1)], f"{name}_first")
-    editor.remove(merge)
-    editor.redirect(merge.output[0], tensor)
-    return [Decision(RULE, name, True, "the shuffle channels last: a copy of whole blocks")]
+    lengths = [block * stride for block, stride in zip(blocks, strides, strict=True)]
+    wanted = [(math.prod(strides) * channels, *blocks), order, (channels, *lengths)]
+    found = [fixed_shape(read(split)), attribute(interleave, "perm", []), fixed_shape(merge.outputs[0])]
+    return _Shuffle(merge, read(split), strides) if found == wanted else None  # 2
 
 
-def _repeat(editor: GraphEditor, node: NodeProto) -> Decision:
+def _obstacle_to_shuffle(found: _Shuffle) -> str:
+    plain = found.sizes is not None and attribute(found.node, "mode", "DCR") == "DCR"
+    return "" if plain else "its size is not known, or its mode is not DCR"  # 1
+
+
+def _replace_shuffle(found: _Shuffle) -> str:
+    assert found.sizes is not None, "asked by `_obstacle_to_shuffle`"
+    (channels, *lengths), strides, count, name = found.sizes, found.strides, len(found.strides), found.name
+    blocks = [length // stride for length, stride in zip(lengths, strides, strict=True)]
+    edit = Edit(found.graph, before=found.node)
+    if found.rows:  # 3
+        parts = []
+        for row in found.rows:
+            part = edit.transpose(row, _LAST, f"{name}_last")
+            parts.append(edit.reshape(part, [0, blocks[0], 1, lengths[1] * channels], f"{name}_row"))
+        value = edit.node("Concat", parts, f"{name}_interleave", axis=2)
+    else:
+        value = edit.transpose(found.phases, [0, *range(2, count + 2), 1], f"{name}_last")
+        value = edit.reshape(value, [0, *blocks, *strides[:-1], strides[-1] * channels], f"{name}_blocks")
+        pairs = [axis for index in range(1, count) for axis in (index, count + index)]
+        value = edit.transpose(value, [0, *pairs, count, 2 * count], f"{name}_interleave")
+    how = "the row phases interleaved by one Concat" if found.rows else "a copy of whole blocks"
+    value = edit.reshape(value, [0, *lengths, channels], f"{name}_map")
+    value = edit.transpose(value, [0, count + 1, *range(1, count + 1)], f"{name}_first")
+    edit.replace(found.node.outputs[0], value, found.node)
+    return f"the shuffle channels last: {how}"
+
+
+def _match_resize(node: ir.Node) -> _Place | None:
+    return _Place(node) if node.op_type == "Resize" else None
+
+
+def _obstacle_to_repeating(found: _Place) -> str:
+    return "" if nearest_factors(found.node) else "it is not a nearest one by whole factors, rounded down"  # 4
+
+
+def _repeat(found: _Place) -> str:
     """A nearest Resize as Concats of a map with itself."""
-    factors, shape = nearest_factors(editor, node), editor.fixed_shape(node.input[0])
-    if factors is None or shape is None:
-        return Decision(RULE, node.name, False, "it is not a nearest one by whole factors, rounded down")
-    channels, height, width = shape
-    rows, columns = factors
-    tensor = editor.transpose(node.input[0], _LAST, f"{node.name}_last")
-    tensor = editor.add("Concat", [tensor] * columns, f"{node.name}_columns", axis=3)
-    tensor = editor.reshape(tensor, [0, height, 1, width * columns * channels], f"{node.name}_row")
-    tensor = editor.add("Concat", [tensor] * rows, f"{node.name}_rows", axis=2)
-    tensor = editor.reshape(tensor, [0, height * rows, width * columns, channels], f"{node.name}_map")
-    tensor = editor.transpose(tensor, _FIRST, f"{node.name}_first")
-    editor.remove(node)
-    editor.redirect(node.output[0], tensor)
-    return Decision(RULE, node.name, True, "channels last: every pixel and every row repeated by a Concat")
+    node, name = found.node, found.name
+    factors, shape = nearest_factors(node), fixed_shape(read(node))
+    assert factors is not None, "asked by `_obstacle_to_repeating`"
+    assert shape is not None, "asked by `nearest_factors`"
+    (rows, columns), (channels, height, width) = factors, shape
+    edit = Edit(found.graph, before=node)
+    value = edit.transpose(read(node), _LAST, f"{name}_last")
+    value = edit.node("Concat", [value] * columns, f"{name}_columns", axis=3)
+    value = edit.reshape(value, [0, height, 1, width * columns * channels], f"{name}_row")
+    value = edit.node("Concat", [value] * rows, f"{name}_rows", axis=2)
+    value = edit.reshape(value, [0, height * rows, width * columns, channels], f"{name}_map")
+    value = edit.transpose(value, _FIRST, f"{name}_first")
+    edit.replace(node.outputs[0], value, node)
+    return "channels last: every pixel and every row repeated by a Concat"
 
 
-def _map(editor: GraphEditor, node: NodeProto) -> list[Decision]:
-    """Gemm -> (activation) -> Reshape [N, C, H, W]: reorder the Gemm's columns; anything else is no concern."""
-    gemm = editor.producer(node.input[0])
-    if gemm is not None and gemm.op_type in UNARY_ACTIVATIONS and editor.only_consumer(gemm.output[0]) is node:
-        gemm = editor.producer(gemm.input[0])
-    weights = gemm_weights(editor, gemm) if gemm is not None and gemm.op_type == "Gemm" else None
-    shape = editor.fixed_shape(node.output[0])
-    if gemm is None or weights is None or shape is None or len(shape) != 3:
-        return []
-    if editor.only_consumer(gemm.output[0]) is None:
-        return [Decision(RULE, gemm.name, False, "its output is read elsewhere too")]
-    if not editor.keeps_rows(node):
-        return [Decision(RULE, gemm.name, False, "the reshape after it makes other rows than the Gemm's")]
+@dataclass(frozen=True)
+class _MappedGemm(Layer):
+    """A Gemm, and the Reshape that makes a map of what it or its activation writes."""
+
+    reshape: ir.Node
+
+
+def _match_map(node: ir.Node) -> _MappedGemm | None:
+    if node.op_type != "Reshape" or len(fixed_shape(node.outputs[0]) or ()) != 3:
+        return None
+    activation = maker(read(node), UNARY_ACTIVATIONS)
+    if activation is not None and only_reader(read(node)) is not node:  # 5
+        return None
+    layer = Layer.of(read(activation or node).producer(), "Gemm")
+    return _MappedGemm(layer.node, node) if layer and layer.matrix else None  # 5
+
+
+def _obstacle_to_reordering(layer: _MappedGemm) -> str:
+    if only_reader(layer.output) is None:  # 5
+        return "its output is read elsewhere too"
+    return "" if keeps_rows(layer.reshape) else "the reshape after it makes other rows than the Gemm's"  # 6
+
+
+def _reorder(layer: _MappedGemm) -> str:
+    """The Gemm's columns in the order of a map that lies channels last."""
+    matrix, shape, reshape = layer.matrix, fixed_shape(layer.reshape.outputs[0]), layer.reshape
+    assert matrix is not None, "asked by `_match_map`"
+    assert shape is not None, "asked by `_match_map`"
     channels, height, width = shape
-    order = np.arange(channels * height * width).reshape(channels, height, width).transpose(1, 2, 0).ravel()
-    inputs = [gemm.input[0]]
-    for value, what in zip(weights, ("weight", "bias"), strict=True):
-        inputs.append(editor.add_constant(value[..., order], f"{gemm.name}_last_{what}"))
-    tensor = editor.add("Gemm", inputs, f"{gemm.name}_last")
-    editor.remove(gemm)
-    editor.redirect(gemm.output[0], tensor)
-    last = editor.reshape(node.input[0], [-1, height, width, channels], f"{node.name}_last")
-    first = editor.transpose(last, _FIRST, f"{node.name}_first")
-    editor.remove(node)
-    editor.redirect(node.output[0], first)
-    return [Decision(RULE, gemm.name, True, "its columns reordered, so that the map lies channels last")]
+    order = np.arange(math.prod(shape)).reshape(shape).transpose(1, 2, 0).ravel()
+    name = f"{layer.name}_last"
+    edit = Edit(layer.graph, before=reshape)
+    constants = [
+        edit.constant(value[..., order], f"{name}_{what}")
+        for value, what in zip(matrix, ("weight", "bias"), strict=True)
+    ]
+    value = edit.node("Gemm", [layer.input, *constants], name)
+    value = edit.again(layer.activation, value, f"{name}_activation")
+    value = edit.reshape(value, [0, height, width, channels], f"{name_of(reshape)}_last")
+    value = edit.transpose(value, _FIRST, f"{name_of(reshape)}_first")
+    edit.replace(reshape.outputs[0], value, reshape, *layer.nodes)
+    return "its columns reordered, so that the map lies channels last"
+
+
+_SHUFFLES = Rewrite(RULE, _match_shuffle, _obstacle_to_shuffle, _replace_shuffle)
+_RESIZES = Rewrite(RULE, _match_resize, _obstacle_to_repeating, _repeat)
+_MAPS = Rewrite(RULE, _match_map, _obstacle_to_reordering, _reorder)

@@ -2,10 +2,16 @@
 
 The stacked kernel of `subpixel` covers the taps of all phases; those of one row phase leave whole rows of it zero.
 Split by row phase, the Convs skip these rows; their outputs are joined again by a Concat, which costs next to nothing
-where channels lie last in memory.
+where channels lie last in memory. It is for a Conv that feeds a shuffle, or a ConvTranspose merged with one.
 
-Preconditions: constant weights, stride 1, one group, no dilation, explicit padding. Cost rule: at least `MIN_SAVING`
-of the multiply-adds saved: each further Conv has its own start-up and reads the map again.
+It may be done where
+
+1. weights and bias are constant;
+2. there is one group without dilation or stride, and the padding is given;
+3. the output channels divide into the row phases.
+
+It pays where at least `MIN_SAVING` of the multiply-adds are saved: each further Conv has its own start-up and reads the
+map again.
 """
 
 from __future__ import annotations
@@ -13,12 +19,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import NodeProto
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import UNARY_ACTIVATIONS, Array, GraphEditor, attribute
-from edgeae_export.rewrites.decision import Decision
-from edgeae_export.rewrites.window import Window
+from edgeae_export.graph.editing import Edit
+from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.values import Array, attribute, only_reader
+from edgeae_export.rewrites.steps import Rewrite
 
 RULE = "phase_split"
 MIN_SAVING = 0.2
@@ -31,15 +37,6 @@ class Trimmed:
     weight: Array
     pads_begin: tuple[int, ...]
     pads_end: tuple[int, ...]
-
-
-def split_phases(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
-    """Split every Conv that feeds a shuffle, or a ConvTranspose merged with one, by row phase."""
-    editor = GraphEditor(model)
-    decisions = [
-        _split(editor, node, block) for node in editor.of_type("Conv") if (block := _row_phases(editor, node)) > 1
-    ]
-    return editor.finish(), decisions
 
 
 def trim(weight: Array, pads_begin: tuple[int, ...], pads_end: tuple[int, ...]) -> Trimmed:
@@ -57,55 +54,61 @@ def trim(weight: Array, pads_begin: tuple[int, ...], pads_end: tuple[int, ...]) 
     return Trimmed(weight, tuple(begin), tuple(end))
 
 
-def _row_phases(editor: GraphEditor, node: NodeProto) -> int:
-    """How many row phases the Conv's output channels hold, outermost: 1 when they hold none."""
-    reader = editor.only_consumer(node.output[0])
-    if reader is not None and reader.op_type in UNARY_ACTIVATIONS:
-        reader = editor.only_consumer(reader.output[0])
+@dataclass(frozen=True)
+class _PhasedConv(Layer):
+    """A Conv, and how many row phases its output channels hold, outermost."""
+
+    phases: int
+
+    @property
+    def parts(self) -> list[Trimmed]:
+        """The kernel of each row phase."""
+        window = self.window
+        return [trim(part, window.pads_begin, window.pads_end) for part in np.split(self.weight, self.phases)]
+
+    @property
+    def saving(self) -> float:
+        """Share of the multiply-adds that the parts do without."""
+        return 1 - sum(part.weight.size for part in self.parts) / self.weight.size
+
+
+def _match(node: ir.Node) -> _PhasedConv | None:
+    layer = Layer.of(node, "Conv")
+    phases = _row_phases(only_reader(layer.end)) if layer else 1
+    return _PhasedConv(node, phases) if phases > 1 else None
+
+
+def _row_phases(reader: ir.Node | None) -> int:
+    """How many row phases a node finds outermost in the channels that it reads: 1 when it finds none."""
     if reader is None:
         return 1
     if reader.op_type == "DepthToSpace" and attribute(reader, "mode", "DCR") == "DCR":
         return int(attribute(reader, "blocksize", 1))
-    if reader.op_type == "ConvTranspose":
-        return int(attribute(reader, "strides", [1, 1])[0])
-    return 1
+    return int(attribute(reader, "strides", [1])[0]) if reader.op_type == "ConvTranspose" else 1
 
 
-def _split(editor: GraphEditor, node: NodeProto, phases: int) -> Decision:
-    window = Window.of(editor, node)
-    if window is None or window.obstacle() or any(stride != 1 for stride in window.strides):
-        return Decision(RULE, node.name, False, "it is not a plain Conv with stride 1 and constant weights")
-    weight = editor.constants[node.input[1]]
-    if len(weight) % phases:
-        return Decision(RULE, node.name, False, f"its channels do not divide into {phases} row phases")
-    bias = (
-        editor.constants[node.input[2]]
-        if len(node.input) > 2 and node.input[2]
-        else np.zeros(len(weight), weight.dtype)
-    )
-    parts = [trim(part, window.pads_begin, window.pads_end) for part in np.split(weight, phases)]
-    saved = 1 - sum(part.weight.size for part in parts) / weight.size
-    if saved < MIN_SAVING:
-        return Decision(RULE, node.name, False, f"it would save {100 * saved:.0f} % of the multiply-adds")
-    activation = editor.only_consumer(node.output[0])
-    if activation is not None and activation.op_type not in UNARY_ACTIVATIONS:
-        activation = None
-    outputs = []
-    for row, (part, part_bias) in enumerate(zip(parts, np.split(bias, phases), strict=True)):
-        name = f"{node.name}_row{row}"
-        inputs = [
-            node.input[0],
-            editor.add_constant(part.weight, f"{name}_weight"),
-            editor.add_constant(part_bias, f"{name}_bias"),
-        ]
-        pads = [*part.pads_begin, *part.pads_end]
-        output = editor.add("Conv", inputs, name, kernel_shape=list(part.weight.shape[2:]), pads=pads)
-        if activation is not None:
-            output = editor.copy_of(activation, output, f"{activation.name}_row{row}")
-        outputs.append(output)
-    joined = editor.add("Concat", outputs, f"{node.name}_rows", axis=1)
-    end = node if activation is None else activation
-    editor.remove(node, end)
-    editor.redirect(end.output[0], joined)
+def _obstacle(layer: _PhasedConv) -> str:
+    if not layer.constant or layer.window.obstacle() or set(layer.window.strides) != {1}:  # 1, 2
+        return "it is not a plain Conv with stride 1 and constant weights"
+    if layer.outputs % layer.phases:  # 3
+        return f"its channels do not divide into {layer.phases} row phases"
+    return f"it would save {100 * layer.saving:.0f} % of the multiply-adds" if layer.saving < MIN_SAVING else ""
+
+
+def _replace(layer: _PhasedConv) -> str:
+    parts, saving = layer.parts, layer.saving
+    edit = Edit(layer.graph, before=layer.nodes[-1])
+    rows = []
+    for row, (part, bias) in enumerate(zip(parts, np.split(layer.bias_or_zeros, layer.phases), strict=True)):
+        name = f"{layer.name}_row{row}"
+        constants = [edit.constant(part.weight, f"{name}_weight"), edit.constant(bias, f"{name}_bias")]
+        shape, pads = list(part.weight.shape[2:]), [*part.pads_begin, *part.pads_end]
+        value = edit.node("Conv", [layer.input, *constants], name, kernel_shape=shape, pads=pads)
+        rows.append(edit.again(layer.activation, value, f"{name}_activation"))
+    edit.replace(layer.end, edit.node("Concat", rows, f"{layer.name}_rows", axis=1), *layer.nodes)
     kernels = " and ".join("x".join(map(str, part.weight.shape[2:])) for part in parts)
-    return Decision(RULE, node.name, True, f"kernels {kernels}, {100 * saved:.0f} % of the multiply-adds saved")
+    return f"kernels {kernels}, {100 * saving:.0f} % of the multiply-adds saved"
+
+
+split_phases = Rewrite(RULE, _match, _obstacle, _replace)
+"""Split every Conv that feeds a shuffle, or a ConvTranspose merged with one, by row phase."""

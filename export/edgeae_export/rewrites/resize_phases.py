@@ -7,35 +7,34 @@ After a nearest upsampling by s, neighbouring taps of the Conv often read the sa
 so each phase r has a shorter kernel, the sum of the taps that share a pixel. For s = 2 and k = 3 two of three remain:
 4/9 of the multiply-adds in two dimensions. Zeros beyond the border are read alike on both sides of the equation.
 
-Preconditions: mode nearest, coordinates asymmetric, rounding floor (what torch exports) and whole factors; Conv with
-stride 1, one group, no dilation and 'same' padding. Cost rule: for int8; in float32 the phases measured slower than
-ONNX Runtime's own Resize and Conv on larger maps, so there they are taken only when timed faster.
+It may be done where
+
+1. the Conv's weights and bias are constant;
+2. it has two axes, one group and no dilation, and its padding is given;
+3. its kernel is odd, square and without a stride;
+4. its padding keeps the size;
+5. the Resize is a nearest one with asymmetric coordinates, rounded down (what torch exports);
+6. its factor is whole, and the same for both axes.
+
+It pays where nothing else reads the resized map, which is made otherwise all the same, and in int8: in float32 the
+phases measured slower than ONNX Runtime's own Resize and Conv on larger maps, so there they are taken only when timed
+faster.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import NodeProto
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import UNARY_ACTIVATIONS, Array, GraphEditor, attribute
-from edgeae_export.rewrites.decision import Decision
-from edgeae_export.rewrites.window import Window
+from edgeae_export.graph.editing import Edit
+from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.values import Array, attribute, constant, fixed_shape, maker, only_reader, read, reads
+from edgeae_export.rewrites.steps import Rewrite
 
 RULE = "resize_phases"
-
-
-def resize_to_phases(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
-    """Rewrite every nearest Resize with the Conv after it."""
-    editor = GraphEditor(model)
-    decisions = []
-    for node in editor.of_type("Conv"):
-        resize = editor.producer(node.input[0])
-        if resize is not None and resize.op_type in ("Resize", "Upsample"):
-            decisions.append(_rewrite(editor, resize, node))
-    return editor.finish(), decisions
 
 
 def phase_kernels(weight: Array, factor: int) -> tuple[Array, int]:
@@ -51,63 +50,71 @@ def phase_kernels(weight: Array, factor: int) -> tuple[Array, int]:
     return phases.reshape(-1, inputs, taps, taps).astype(weight.dtype), -low
 
 
-def _rewrite(editor: GraphEditor, resize: NodeProto, node: NodeProto) -> Decision:
-    def refuse(why: str) -> Decision:
-        return Decision(RULE, node.name, False, why)
-
-    window = Window.of(editor, node)
-    if window is None or window.obstacle() or len(window.kernel) != 2:
-        return refuse("it is not a plain two-dimensional Conv with constant weights")
-    kernel = window.kernel[0]
-    same = (kernel - 1) // 2
-    if set(window.kernel) != {kernel} or kernel % 2 == 0 or set(window.strides) != {1}:
-        return refuse("its kernel is even, not square, or has a stride")
-    if {*window.pads_begin, *window.pads_end} != {same}:
-        return refuse("its padding does not keep the size")
-    factor = _nearest_factor(editor, resize)
-    if factor is None:
-        return refuse(f"the {resize.op_type} before it is not a nearest one by a whole factor, rounded down")
-    if editor.only_consumer(resize.output[0]) is not node:
-        return refuse("the resized map is read elsewhere too")
-    weight, begin = phase_kernels(editor.constants[node.input[1]], factor)
-    name = f"{node.name}_phases"
-    inputs = [resize.input[0], editor.add_constant(weight, f"{name}_weight")]
-    if len(node.input) > 2 and node.input[2]:
-        inputs.append(editor.add_constant(np.tile(editor.constants[node.input[2]], factor**2), f"{name}_bias"))
-    end_pad = weight.shape[2] - 1 - begin
-    tensor = editor.add(
-        "Conv", inputs, name, kernel_shape=list(weight.shape[2:]), pads=[begin, begin, end_pad, end_pad]
-    )
-    end = node.output[0]
-    activation = editor.only_consumer(end)
-    if activation is not None and activation.op_type in UNARY_ACTIVATIONS:
-        activation.input[0], end = tensor, activation.output[0]
-        tensor = activation.output[0] = editor.add_name(f"{activation.name}_phases")
-    tensor = editor.add("DepthToSpace", [tensor], f"{name}_shuffle", blocksize=factor, mode="DCR")
-    editor.remove(node, resize)
-    editor.redirect(end, tensor)
-    ratio = weight.shape[2] ** 2 / kernel**2
-    return Decision(RULE, node.name, True, f"{ratio:.2f}x the multiply-adds, then a shuffle")
-
-
-def nearest_factors(editor: GraphEditor, node: NodeProto) -> tuple[int, int] | None:
+def nearest_factors(node: ir.Node) -> tuple[int, int] | None:
     """The whole factors of a nearest Resize over the last two axes, of which one is more than 1; None for any other."""
-    if attribute(node, "mode", "nearest") != "nearest":
+    asked = {"mode": "nearest", "coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_floor"}
+    if [attribute(node, *each) for each in asked.items()] != ["nearest", "asymmetric", "floor"]:  # 5
         return None
-    if node.op_type == "Resize" and (
-        attribute(node, "coordinate_transformation_mode", "half_pixel") != "asymmetric"
-        or attribute(node, "nearest_mode", "round_prefer_floor") != "floor"
-    ):
+    before, after, scales = fixed_shape(read(node)), fixed_shape(node.outputs[0]), constant(reads(node, 2))
+    if before is None or after is None or len(before) != 3 or before[0] != after[0] or before == after:
         return None
-    before, after = editor.fixed_shape(node.input[0]), editor.fixed_shape(node.output[0])
-    if before is None or after is None or len(before) != 3 or len(after) != 3 or before[0] != after[0]:
+    if any(large % small for small, large in zip(before, after, strict=True)):  # 6
         return None
-    if any(large % small for small, large in zip(before[1:], after[1:], strict=True)) or before == after:
+    if scales is not None and np.any(scales % 1):  # 6: 2.2 makes 4 of 2 pixels as well, though not from 2 each
         return None
     return after[1] // before[1], after[2] // before[2]
 
 
-def _nearest_factor(editor: GraphEditor, node: NodeProto) -> int | None:
-    """The factor where both axes have the same."""
-    factors = nearest_factors(editor, node)
-    return factors[0] if factors is not None and factors[0] == factors[1] else None
+@dataclass(frozen=True)
+class _ResizedConv(Layer):
+    """A Conv, and the Resize before it."""
+
+    resize: ir.Node
+
+    @property
+    def factor(self) -> int | None:
+        """The whole factor of a nearest Resize, where both axes have the same."""
+        factors = set(nearest_factors(self.resize) or ())
+        return factors.pop() if len(factors) == 1 else None
+
+
+def _match(node: ir.Node) -> _ResizedConv | None:
+    layer = Layer.of(node, "Conv")
+    resize = maker(layer.input, ("Resize",)) if layer else None
+    return _ResizedConv(node, resize) if resize else None
+
+
+def _obstacle(layer: _ResizedConv) -> str:
+    if not layer.constant or layer.window.obstacle() or len(layer.window.kernel) != 2:  # 1, 2
+        return "it is not a plain two-dimensional Conv with constant weights"
+    window = layer.window
+    kernel = window.kernel[0]
+    if set(window.kernel) != {kernel} or kernel % 2 == 0 or set(window.strides) != {1}:  # 3
+        return "its kernel is even, not square, or has a stride"
+    if {*window.pads_begin, *window.pads_end} != {(kernel - 1) // 2}:  # 4
+        return "its padding does not keep the size"
+    if layer.factor is None:  # 5, 6
+        return "the Resize before it is not a nearest one by a whole factor, rounded down"
+    return "the resized map is read elsewhere too" if only_reader(layer.input) is not layer.node else ""
+
+
+def _replace(layer: _ResizedConv) -> str:
+    factor, name = layer.factor, f"{layer.name}_phases"
+    assert factor is not None, "asked by `_obstacle`"
+    weight, begin = phase_kernels(layer.weight, factor)
+    taps = weight.shape[-1]
+    end = taps - 1 - begin
+    edit = Edit(layer.graph, before=layer.nodes[-1])
+    inputs = [read(layer.resize), edit.constant(weight, f"{name}_weight")]
+    if layer.bias is not None:
+        inputs.append(edit.constant(np.tile(layer.bias, factor**2), f"{name}_bias"))
+    value = edit.node("Conv", inputs, name, kernel_shape=[taps, taps], pads=[begin, begin, end, end])
+    value = edit.again(layer.activation, value, f"{name}_activation")
+    value = edit.node("DepthToSpace", [value], f"{name}_shuffle", blocksize=factor, mode="DCR")
+    ratio = taps**2 / layer.window.kernel[0] ** 2
+    edit.replace(layer.end, value, *layer.nodes, layer.resize)
+    return f"{ratio:.2f}x the multiply-adds, then a shuffle"
+
+
+resize_to_phases = Rewrite(RULE, _match, _obstacle, _replace)
+"""Rewrite every nearest Resize with the Conv after it."""
