@@ -14,9 +14,9 @@ from edgeae_export.int8.calibration import calibrate
 from edgeae_export.int8.fitting import Fitted, fit
 from edgeae_export.int8.placement import Sites, find_sites
 from edgeae_export.int8.ranges import starting_ranges
-from edgeae_export.rewrites import Decision
 from edgeae_export.rewrites.candidates import choose, exact_candidates
 from edgeae_export.rewrites.plans import FLOAT_PLANS, INT8_PLANS
+from edgeae_export.rewrites.steps import Decision
 from edgeae_export.targets import Target
 
 _QUICK_INPUTS = 16

@@ -12,8 +12,8 @@ from edgeae_runtime.measure.timing import THREAD_CLOCK, interleave
 from edgeae_export.arrays import Float32Array
 from edgeae_export.graph.probe import Probe
 from edgeae_export.graph.running import runner
-from edgeae_export.rewrites import Decision
-from edgeae_export.rewrites.plans import AS_IT_IS, FOLDING, Plan, Step, apply, steps_of
+from edgeae_export.rewrites.plans import AS_IT_IS, FOLDING, Plan
+from edgeae_export.rewrites.steps import Decision, Step, apply
 from edgeae_export.targets import Target
 
 MARGIN = 0.05
@@ -56,18 +56,17 @@ def exact_candidates(
         Candidates by name; the given graph, as it is, if no rewrite fits.
     """
     probe = Probe(model, inputs, tolerance, corners)
-    folding = _apply_checked("folding", model, FOLDING, probe, set())
+    folding = _apply_checked(Plan("folding", FOLDING), model, probe, set())
     assert folding is not None, "nothing was seen before"
     folded, dropped = folding.graph, folding.dropped
     candidates: dict[str, Candidate] = {}
     seen: set[bytes] = set()
     for plan in plans:
-        done = _apply_checked(plan.name, folded, steps_of(folded, plan), probe, seen)
+        done = _apply_checked(plan, folded, probe, seen)
         if done is None:
             continue
         dropped = dropped + done.dropped
-        plan = replace(plan, left_out=frozenset(decision.rule for decision in done.dropped))
-        candidates[plan.name] = Candidate(plan, folded, done.graph, folding.decisions + done.decisions)
+        candidates[plan.name] = Candidate(done.plan, folded, done.graph, folding.decisions + done.decisions)
     applied = [each for each in candidates.values() if any(decision.applied for decision in each.decisions)]
     if not applied:
         candidates = {AS_IT_IS.name: next(iter(candidates.values()))}
@@ -107,40 +106,44 @@ def fastest(candidates: Mapping[str, onnx.ModelProto], inputs: Float32Array) -> 
 class _Checked:
     """A graph after some rewrites that were found to change nothing."""
 
+    plan: Plan
+    """Those rewrites alone."""
     graph: onnx.ModelProto
     decisions: list[Decision]
     dropped: list[Decision]
     """One for each rewrite that was left out."""
 
 
-def _apply_checked(
-    what: str, model: onnx.ModelProto, steps: Mapping[str, Step], probe: Probe, seen: set[bytes]
-) -> _Checked | None:
+def _apply_checked(plan: Plan, model: onnx.ModelProto, probe: Probe, seen: set[bytes]) -> _Checked | None:
     """Apply rewrites together; where that changes the outputs, one by one, each compared with what was before.
 
     Returns:
         None where the graph was seen before.
     """
-    graph, decisions, why = _attempt(model, steps.values())
-    content = graph.SerializeToString(deterministic=True)
-    if not why and content in seen:
+    graph, decisions, why = _attempt(model, plan.steps)
+    if not why and _content(graph) in seen:
         return None
-    why = why or probe.difference(graph)
-    if not why:
-        seen.add(content)
-        return _Checked(graph, decisions, [])
-    graph, decisions, dropped = model, [], []
-    for name, step in steps.items():
+    exact = not why and not probe.difference(graph)
+    done = _Checked(plan, graph, decisions, []) if exact else _one_by_one(plan, model, probe)
+    if _content(done.graph) in seen:
+        return None
+    seen.add(_content(done.graph))
+    return done
+
+
+def _one_by_one(plan: Plan, model: onnx.ModelProto, probe: Probe) -> _Checked:
+    kept, graph, decisions, dropped = list[Step](), model, list[Decision](), list[Decision]()
+    for step in plan.steps:
         after, made, why = _attempt(graph, [step])
         if why := why or probe.difference(after):
-            dropped.append(Decision(name, what, False, f"it was dropped: {why}"))
+            dropped.append(Decision(step.rule, plan.name, False, f"it was dropped: {why}"))
         else:
-            graph, decisions = after, decisions + made
-    content = graph.SerializeToString(deterministic=True)
-    if content in seen:
-        return None
-    seen.add(content)
-    return _Checked(graph, decisions, dropped)
+            kept, graph, decisions = [*kept, step], after, decisions + made
+    return _Checked(replace(plan, steps=tuple(kept)), graph, decisions, dropped)
+
+
+def _content(model: onnx.ModelProto) -> bytes:
+    return model.SerializeToString(deterministic=True)
 
 
 def _attempt(model: onnx.ModelProto, steps: Iterable[Step]) -> tuple[onnx.ModelProto, list[Decision], str]:

@@ -4,148 +4,99 @@ Folding always helps, so every plan begins with it. Beyond that the best form de
 processor and on the layer: in float32 ONNX Runtime's own ConvTranspose is good, and only a shuffle that disappears
 into the next convolution is worth the sub-pixel form; in int8 there is no ConvTranspose at all. A plan is chosen by
 estimate for a machine that is elsewhere, and by timing on this one.
+
+A new rewrite is imported, and named in `FOLDING` or in the plans that it is for; nothing else has to know of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
-from onnx import NodeProto
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import UNARY_ACTIVATIONS, GraphEditor, attribute, layers_after
-from edgeae_export.rewrites import (
-    Decision,
-    fold_affine,
-    fold_batchnorm,
-    join_bias,
-    merge_heads,
-    move_below_shuffle,
-    pad_inputs,
-    resize_to_phases,
-    split_col2im,
-    split_phases,
-    to_channels_last,
-    to_gemm,
-    to_subpixel,
-    widen_outputs,
-)
-from edgeae_export.rewrites.below_shuffle import obstacle_to_merging
-from edgeae_export.rewrites.col2im import obstacle_to_columns
+from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.values import attribute, layers_after, only_reader
+from edgeae_export.rewrites.affine_folding import fold_affine
+from edgeae_export.rewrites.batchnorm import fold_batchnorm
+from edgeae_export.rewrites.below_shuffle import move_below_shuffle, obstacle_to_merging
+from edgeae_export.rewrites.channels_last import to_channels_last
+from edgeae_export.rewrites.col2im import split_col2im
+from edgeae_export.rewrites.few_inputs import pad_inputs
+from edgeae_export.rewrites.matmul_bias import join_bias
+from edgeae_export.rewrites.one_position import to_gemm
+from edgeae_export.rewrites.phase_split import split_phases
+from edgeae_export.rewrites.resize_phases import resize_to_phases
+from edgeae_export.rewrites.sibling_gemms import merge_heads
+from edgeae_export.rewrites.steps import Decision, Step, apply
+from edgeae_export.rewrites.subpixel import to_subpixel
+from edgeae_export.rewrites.wide_outputs import widen_outputs
 from edgeae_export.targets import MIN_INPUTS
-
-Step = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[Decision]]]
-"""One rewrite."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A set of rewrites."""
+    """A set of rewrites of a folded graph."""
 
     name: str
-    subpixel: str = "none"
-    """`none`, `merging` (where the shuffle disappears into the next convolution) or `all`."""
-    resize: bool = False
-    rows: bool = False
-    columns: bool = False
-    channels_last: bool = False
-    wide: bool = False
-    left_out: frozenset[str] = frozenset()
-    """Rewrites that were found to change the outputs of this graph, by the names that `steps_of` gives them."""
+    steps: tuple[Step, ...] = ()
+    """In their order."""
 
+
+def merges(layer: Layer) -> bool:
+    """Whether the shuffle of a ConvTranspose's sub-pixel form would merge with the convolution after it."""
+    reader, strides = Layer.of(only_reader(layer.end), "Conv"), set(attribute(layer.node, "strides", [1]))
+    return reader is not None and len(strides) == 1 and strides != {1} and not obstacle_to_merging(reader, *strides)
+
+
+def _match_last(node: ir.Node) -> Layer | None:
+    layer = split_col2im.match(node)
+    last = layer is not None and not layers_after(node) and not split_col2im.obstacle(layer)
+    # Of fewer inputs the product would stay in float.
+    return layer if layer is not None and last and len(layer.weight) >= MIN_INPUTS else None
+
+
+split_last = replace(split_col2im, match=_match_last)
+"""Split the ConvTransposes at a graph's end: their sums stay in float, which nothing has to read as bytes. Against the
+sub-pixel form, decoders that end in kernel 4, stride 2, took 9 % to 16 % less time, with 2 to 7 dB more."""
+
+FOLDING: tuple[Step, ...] = (
+    join_bias,
+    fold_batchnorm,
+    to_gemm,
+    merge_heads,
+    fold_affine,
+)
+"""What always helps: biases, batch norms, single positions, heads and affine layers."""
 
 FOLDED = Plan("folded")
 AS_IT_IS = Plan("as it is")
 """What `folded` is called where there is nothing to fold."""
+
+_SUBPIXEL, _MERGING = to_subpixel(uncropped=merges), to_subpixel(merges, uncropped=merges)
 FLOAT_PLANS = (
-    Plan("merged tail", subpixel="merging"),
+    Plan("merged tail", (_MERGING, move_below_shuffle)),
     FOLDED,
-    Plan("sub-pixel", subpixel="all"),
-    Plan("phases", subpixel="merging", resize=True),
+    Plan("sub-pixel", (_SUBPIXEL, move_below_shuffle)),
+    Plan("phases", (_MERGING, resize_to_phases, move_below_shuffle)),
 )
 """The first is the estimate: it measured fastest for decoders of one to three output channels."""
+
+_IN_BYTES: tuple[Step, ...] = (split_col2im, *to_channels_last, pad_inputs, widen_outputs)
+"""What suits the int8 kernels."""
 INT8_PLANS = (
-    Plan("sub-pixel by rows", subpixel="all", resize=True, rows=True, columns=True, channels_last=True, wide=True),
-    Plan("sub-pixel", subpixel="all", resize=True, columns=True, channels_last=True, wide=True),
-    Plan("sub-pixel, resize kept", subpixel="all", rows=True, columns=True, channels_last=True, wide=True),
+    Plan("sub-pixel by rows", (split_last, _SUBPIXEL, resize_to_phases, move_below_shuffle, split_phases, *_IN_BYTES)),
+    Plan("sub-pixel", (split_last, _SUBPIXEL, resize_to_phases, move_below_shuffle, *_IN_BYTES)),
+    Plan("sub-pixel, resize kept", (split_last, _SUBPIXEL, move_below_shuffle, split_phases, *_IN_BYTES)),
     FOLDED,
 )
-
-
-FOLDING: Mapping[str, Step] = {
-    "matmul_bias": join_bias,
-    "batchnorm": fold_batchnorm,
-    "single_position": to_gemm,
-    "heads": merge_heads,
-    "affine_folding": fold_affine,
-}
-"""What always helps: biases, batch norms, single positions, heads and affine layers."""
 
 
 def fold(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
     """Apply `FOLDING`."""
-    return apply(model, FOLDING.values())
+    return apply(model, FOLDING)
 
 
 def rewrite(model: onnx.ModelProto, plan: Plan) -> tuple[onnx.ModelProto, list[Decision]]:
     """Apply a plan to a folded graph."""
-    return apply(model, steps_of(model, plan).values())
-
-
-def steps_of(model: onnx.ModelProto, plan: Plan) -> dict[str, Step]:
-    """A plan's rewrites of a folded graph by name, in their order, without those that the plan leaves out."""
-    merging = mergeable(model) if plan.subpixel != "none" else frozenset[str]()
-    only = merging if plan.subpixel == "merging" else None
-    if plan.columns and "col2im" not in plan.left_out:
-        only = frozenset(node.name for node in GraphEditor(model).of_type("ConvTranspose")) - last_columns(model)
-    wanted: dict[str, tuple[bool, Step]] = {
-        "resize_phases": (plan.resize, resize_to_phases),
-        "subpixel": (plan.subpixel != "none", lambda graph: to_subpixel(graph, only, merging)),
-        "below_shuffle": (plan.subpixel != "none", move_below_shuffle),
-        "phase_split": (plan.rows, split_phases),
-        "col2im": (plan.columns, split_col2im),
-        "channels_last": (plan.channels_last, to_channels_last),
-        "few_inputs": (plan.wide, pad_inputs),
-        "wide_outputs": (plan.wide, widen_outputs),
-    }
-    return {name: step for name, (taken, step) in wanted.items() if taken and name not in plan.left_out}
-
-
-def apply(model: onnx.ModelProto, steps: Iterable[Step]) -> tuple[onnx.ModelProto, list[Decision]]:
-    """Rewrites one after the other, with all their decisions."""
-    decisions: list[Decision] = []
-    for step in steps:
-        model, made = step(model)
-        decisions += made
-    return model, decisions
-
-
-def mergeable(model: onnx.ModelProto) -> frozenset[str]:
-    """The ConvTransposes whose sub-pixel shuffle would merge with the convolution after them."""
-    editor = GraphEditor(model)
-    return frozenset(node.name for node in editor.of_type("ConvTranspose") if _merges(editor, node))
-
-
-def last_columns(model: onnx.ModelProto) -> frozenset[str]:
-    """The ConvTransposes at a graph's end that `split_col2im` takes: their sums stay in float, which nothing has to
-    read as bytes. Against the sub-pixel form, decoders that end in kernel 4, stride 2, took 9 % to 16 % less time, with
-    2 to 7 dB more."""
-    editor = GraphEditor(model)
-    return frozenset(
-        node.name
-        for node in editor.of_type("ConvTranspose")
-        if not layers_after(editor, node)
-        and not obstacle_to_columns(editor, node)
-        and len(editor.constants[node.input[1]]) >= MIN_INPUTS  # of fewer the product would stay in float
-    )
-
-
-def _merges(editor: GraphEditor, node: NodeProto) -> bool:
-    reader = editor.only_consumer(node.output[0])
-    if reader is not None and reader.op_type in UNARY_ACTIVATIONS:
-        reader = editor.only_consumer(reader.output[0])
-    strides = attribute(node, "strides", [1, 1])
-    if reader is None or reader.op_type != "Conv" or len(set(strides)) != 1 or strides[0] == 1:
-        return False
-    return not obstacle_to_merging(editor, reader, strides[0])
+    return apply(model, plan.steps)

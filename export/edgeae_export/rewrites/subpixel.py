@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,21 +167,22 @@ class SubpixelLayer(Layer):
         return math.prod(axis.work for axis in axes) / math.prod(size * kernel for size, kernel in sizes)
 
 
-def to_subpixel(only: frozenset[str] | None = None, uncropped: frozenset[str] = frozenset()) -> Rewrite[SubpixelLayer]:
+def to_subpixel(
+    only: Callable[[Layer], bool] = lambda layer: True, uncropped: Callable[[Layer], bool] = lambda layer: False
+) -> Rewrite[SubpixelLayer]:
     """The rewrite of every ConvTranspose that fits.
 
     Args:
-        only: names of the nodes to consider; all of them by default.
-        uncropped: names of those whose shuffle something is to merge with: nothing may lie between.
+        only: which to consider; all of them by default.
+        uncropped: those whose shuffle something is to merge with: nothing may lie between.
     """
 
     def match(node: ir.Node) -> SubpixelLayer | None:
-        return SubpixelLayer(node, node.name not in uncropped) if Layer.of(node, "ConvTranspose") else None
+        layer = Layer.of(node, "ConvTranspose")
+        return SubpixelLayer(node, not uncropped(layer)) if layer else None
 
     def obstacle(layer: SubpixelLayer) -> str:
-        if only is not None and layer.name not in only:
-            return "it is faster as it is in this plan"
-        return _obstacle(layer)
+        return _obstacle(layer) if only(layer) else "it is faster as it is in this plan"
 
     return Rewrite(RULE, match, obstacle, _replace)
 
