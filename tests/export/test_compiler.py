@@ -4,8 +4,9 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
 import pytest
-from edgeae_export import holding
+from edgeae_export import compiler, holding
 from edgeae_export.compiler import FOR_QUALITY, Compiled, compile_float32, compile_int8, keep_in_float
 from edgeae_export.graph.executed import dequantized_weights, executed_layers, optimized
 from edgeae_export.graph.running import runner
@@ -14,7 +15,9 @@ from edgeae_export.int8 import as_executed as placement
 from edgeae_export.int8_parts import Request, reason_for_float
 from edgeae_export.max_drop import MaxDrop
 from edgeae_export.parity import Int8Limits
-from edgeae_export.rewrites import candidates, plans
+from edgeae_export.rewrites import candidates
+from edgeae_export.rewrites.plans import FOLDED, Plan
+from edgeae_export.rewrites.subpixel import to_subpixel
 from edgeae_export.targets import NICKNAMES, PRESETS, TARGETS, choose_target
 from edgeae_export.verdict import Comparison, compare_with_float, verdict
 from edgeae_runtime import InputError
@@ -86,15 +89,15 @@ def test_the_estimate_stands_unless_another_is_clearly_faster(monkeypatch):
 def test_a_rewrite_that_changes_the_outputs_is_dropped(monkeypatch):
     model, x = uneven_decoder()
 
-    def wrong(graph, *rest):
-        graph, decisions = right(graph, *rest)
-        for tensor in graph.graph.initializer:
-            if tensor.name.endswith("_subpixel"):
-                tensor.raw_data = bytes(len(tensor.raw_data))
-        return graph, decisions
+    def wrongly(layer):
+        graph, told = layer.graph, to_subpixel().replace(layer)
+        for value in graph.initializers.values():
+            if value.name.endswith("_subpixel_weight"):
+                value.const_value = ir.tensor(0 * value.const_value.numpy(), name=value.name)
+        return told
 
-    right = plans.to_subpixel
-    monkeypatch.setattr(plans, "to_subpixel", wrong)
+    wrong = (Plan("wrong", (replace(to_subpixel(), replace=wrongly),)), FOLDED)
+    monkeypatch.setattr(compiler, "FLOAT_PLANS", wrong)
     compiled = compile_float32(model, x, TOLERANCE, TARGET)
     assert "ConvTranspose" in operators(compiled.model)
     assert any("changed the outputs" in decision.why for decision in compiled.decisions)

@@ -1,5 +1,7 @@
 """Every step is compared with the one before, on real inputs and on corners; what differs or raises is dropped."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,9 +12,12 @@ from edgeae_export.graph.running import runner
 from edgeae_export.graph.values import keeps_rows, of_type
 from edgeae_export.int8 import equalize as equalize_module
 from edgeae_export.int8.equalize import equalizable, equalize
-from edgeae_export.rewrites import fold_affine, plans, to_channels_last
+from edgeae_export.rewrites import candidates
+from edgeae_export.rewrites.affine_folding import fold_affine
 from edgeae_export.rewrites.candidates import exact_candidates
-from edgeae_export.rewrites.plans import FOLDED, INT8_PLANS, fold
+from edgeae_export.rewrites.channels_last import to_channels_last
+from edgeae_export.rewrites.col2im import split_col2im
+from edgeae_export.rewrites.plans import FOLDED, FOLDING, INT8_PLANS, fold
 from edgeae_export.rewrites.steps import apply
 
 from tests.export.graphs import graph, operators, weights
@@ -75,38 +80,39 @@ def test_corners_are_few_finite_and_the_same_each_time():
 
 
 @pytest.mark.parametrize("failure", ["raises", "differs"])
-def test_one_bad_rewrite_does_not_lose_the_others(monkeypatch, failure):
+def test_one_bad_rewrite_does_not_lose_the_others(failure):
     model, x = uneven_decoder()
 
-    def bad(graph):
+    def wrongly(found):
         if failure == "raises":
             raise IndexError("index 448 is out of bounds")
-        decisions = right(graph)
-        for name, value in graph.initializers.items():
-            if name.endswith("columns_weight"):
-                value.const_value = ir.tensor(np.zeros_like(value.const_value.numpy()), name=name)
-        return decisions
+        graph, told = found.graph, split_col2im.replace(found)
+        for value in graph.initializers.values():
+            if value.name.endswith("columns_weight"):
+                value.const_value = ir.tensor(0 * value.const_value.numpy(), name=value.name)
+        return told
 
-    right = plans.split_col2im
-    monkeypatch.setattr(plans, "split_col2im", bad)
-    candidate = exact_candidates(model, INT8_PLANS, x, TOLERANCE)["sub-pixel by rows"]
+    bad = replace(split_col2im, replace=wrongly)
+    plan = replace(INT8_PLANS[0], steps=tuple(bad if step is split_col2im else step for step in INT8_PLANS[0].steps))
+    candidate = exact_candidates(model, [plan], x, TOLERANCE)[plan.name]
     dropped = [each for each in candidate.decisions if each.rule == "col2im" and "dropped" in each.why]
     assert dropped
     assert ("IndexError" if failure == "raises" else "changed the outputs") in dropped[0].why
-    assert candidate.plan.left_out == {"col2im"}  # so that a fit of this plan leaves it out as well
+    # So that a fit of this plan leaves it out as well.
+    assert candidate.plan.steps == tuple(step for step in plan.steps if step is not bad)
     assert "DepthToSpace" not in operators(candidate.graph)  # the sub-pixel form, channels last
     assert "Col2Im" not in operators(candidate.graph)
     np.testing.assert_allclose(runner(candidate.graph)(x[:7]), runner(model)(x[:7]), atol=TOLERANCE)
 
 
 def test_a_fold_that_raises_is_dropped_too(monkeypatch):
-    def bad(graph):
+    def raises(node):
         raise onnx.shape_inference.InferenceError("dimension mismatch")
 
-    monkeypatch.setitem(plans.FOLDING, "affine_folding", bad)
+    monkeypatch.setattr(candidates, "FOLDING", (*FOLDING, replace(fold_affine, match=raises)))
     model, x = uneven_decoder()
-    candidates = exact_candidates(model, [FOLDED], x, TOLERANCE)
-    decisions = [decision for each in candidates.values() for decision in each.decisions]
+    forms = exact_candidates(model, [FOLDED], x, TOLERANCE)
+    decisions = [decision for each in forms.values() for decision in each.decisions]
     assert any(each.rule == "affine_folding" and "InferenceError" in each.why for each in decisions)
 
 
@@ -150,21 +156,19 @@ def tokens():
 def test_a_reshape_that_makes_other_rows_is_no_concern_of_the_rewrites(made):
     model, x = made()
     expected = runner(model)(x[:CHECKED])
-    decisions = []
-    for step in (fold_affine, to_channels_last):
-        rewritten, told = apply(model, [step])
-        decisions += told
-        np.testing.assert_allclose(runner(rewritten)(x[:CHECKED]), expected, atol=TOLERANCE)
-    np.testing.assert_allclose(runner(equalize(model, x, 0.5))(x[:CHECKED]), expected, atol=TOLERANCE)
+    rewritten, decisions = apply(model, [fold_affine, *to_channels_last])
+    for changed in (rewritten, equalize(model, x, 0.5)):
+        np.testing.assert_allclose(runner(changed)(x[:CHECKED]), expected, atol=TOLERANCE)
     assert all("other rows" in each.why or not each.applied for each in decisions)
     for name, candidate in exact_candidates(model, INT8_PLANS, x, TOLERANCE).items():
         np.testing.assert_allclose(runner(candidate.graph)(x[:7]), expected[:7], atol=TOLERANCE, err_msg=name)
-        assert not candidate.plan.left_out  # left alone by their preconditions, not caught by the comparison
+        # Left alone by their conditions, not caught by the comparison.
+        assert not any("dropped" in each.why for each in candidate.decisions)
 
 
 def test_rows():
-    assert [keeps_rows(node) for node in of_type(opened(frames()[0]).graph, "Reshape")] == [False, False]
-    assert [keeps_rows(node) for node in of_type(opened(uneven_decoder()[0]).graph, "Reshape")] == [True]
+    for (model, _), keeps in ((frames(), [False, False]), (uneven_decoder(), [True])):
+        assert [keeps_rows(node) for node in of_type(opened(model).graph, "Reshape")] == keeps
 
 
 @pytest.mark.parametrize("failure", ["raises", "differs"])
@@ -173,7 +177,7 @@ def test_an_equalisation_that_is_not_exact_is_dropped(monkeypatch, failure):
     folded, _ = fold(model)
     assert equalizable(folded)
 
-    def bad(edit, layer, scale):
+    def bad(editor, node, scale):
         if failure == "raises":
             raise ValueError("operands could not be broadcast together")
 

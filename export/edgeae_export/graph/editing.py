@@ -18,14 +18,16 @@ from edgeae_export.graph.running import clean
 from edgeae_export.graph.values import Array, name_of, named_values
 
 
-def opened(model: onnx.ModelProto) -> ir.Model:
-    """A model to ask and to change, with its constants as initialisers and its shapes inferred.
+def opened(model: onnx.ModelProto, shapes: bool = True) -> ir.Model:
+    """A model to ask and to change, with its constants as initialisers; the given one is never changed.
 
-    The given one is never changed.
+    Args:
+        model: any graph.
+        shapes: whether they are inferred, which takes most of the time.
     """
     graph = ir.from_proto(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
-    return refreshed(graph)
+    return refreshed(graph) if shapes else graph
 
 
 def refreshed(model: ir.Model) -> ir.Model:

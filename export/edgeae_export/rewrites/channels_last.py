@@ -44,15 +44,10 @@ from edgeae_export.graph.values import (
     read,
 )
 from edgeae_export.rewrites.resize_phases import nearest_factors
-from edgeae_export.rewrites.steps import Decision, Rewrite
+from edgeae_export.rewrites.steps import Rewrite
 
 RULE = "channels_last"
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
-
-
-def to_channels_last(graph: ir.Graph) -> list[Decision]:
-    """Rewrite every DepthToSpace and other shuffle, every nearest Resize, and every Gemm -> Reshape to a map."""
-    return [decision for rewrite in (_SHUFFLES, _RESIZES, _MAPS) for decision in rewrite(graph)]
 
 
 @dataclass(frozen=True)
@@ -222,3 +217,5 @@ def _reorder(layer: _MappedGemm) -> str:
 _SHUFFLES = Rewrite(RULE, _match_shuffle, _obstacle_to_shuffle, _replace_shuffle)
 _RESIZES = Rewrite(RULE, _match_resize, _obstacle_to_repeating, _repeat)
 _MAPS = Rewrite(RULE, _match_map, _obstacle_to_reordering, _reorder)
+to_channels_last = (_SHUFFLES, _RESIZES, _MAPS)
+"""Rewrite every DepthToSpace and other shuffle, every nearest Resize, and every Gemm -> Reshape to a map."""

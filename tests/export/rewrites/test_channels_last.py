@@ -19,7 +19,7 @@ def test_any_shuffle_is_written_channels_last(strides):
     rank = len(strides)
     nodes = [("ConvTranspose", ["x", "w"], ["up"], {"strides": list(strides)}), ("Relu", ["up"], ["y"], {})]
     model = graph(nodes, [4] + [3] * rank, {"w": weights(RNG, 4, 2, *strides)})
-    last, (_, decision) = apply(model, [to_subpixel(), to_channels_last])
+    last, (_, decision) = apply(model, [to_subpixel(), *to_channels_last])
     assert decision.why == "the shuffle channels last: a copy of whole blocks"
     assert operators(last) == ["Conv", "Relu", *GENERAL]
     assert_equal(model, last, weights(RNG, 2, 4, *[3] * rank))
@@ -28,7 +28,7 @@ def test_any_shuffle_is_written_channels_last(strides):
 @pytest.mark.parametrize(("size", "mode"), [([8, 3, "width"], "DCR"), ([8, 3, 3], "CRD")])
 def test_a_shuffle_of_another_order_or_of_unknown_size_stays(size, mode):
     model = graph([("DepthToSpace", ["x"], ["y"], {"blocksize": 2, "mode": mode})], size, {})
-    kept, (decision,) = apply(model, [to_channels_last])
+    kept, (decision,) = apply(model, to_channels_last)
     assert decision.why == "its size is not known, or its mode is not DCR"
     assert operators(kept) == ["DepthToSpace"]
 
@@ -55,7 +55,7 @@ def test_what_is_no_shuffle_is_no_concern(phases, order, shape):
     ]
     size = [240] if len(phases) == 2 else [12, 4, 5]
     model = graph(nodes, size, {"phases": np.array(phases), "shape": np.array(shape)})
-    last, decisions = apply(model, [to_channels_last])
+    last, decisions = apply(model, to_channels_last)
     applied = order == [0, 3, 4, 1, 5, 2] and shape in ([0, 3, 8, 10], [0, 2, 12, 10])
     assert [decision.applied for decision in decisions] == [True] * applied
     assert operators(last) == (GENERAL if applied else ["Reshape", "Transpose", "Reshape"])
@@ -81,7 +81,7 @@ def test_a_concat_of_the_row_phases_interleaves_them(parts, axis, outputs, rows)
     ]
     constants = {f"{name}_w": weights(RNG, size, 3, 3, 3) for name, size in zip(names, parts, strict=True)}
     model = graph(nodes, [3, 4, 5], constants, outputs)
-    last, (decision,) = apply(model, [to_channels_last])
+    last, (decision,) = apply(model, to_channels_last)
     assert ("interleaved by one Concat" in decision.why) == rows
     written = BY_ROWS if rows else ["Concat", *GENERAL]
     assert operators(last) == ["Conv"] * len(parts) + written
@@ -98,7 +98,7 @@ def test_a_general_shuffle_of_joined_phases_is_copied_whole():
     ]
     constants = {"phases": np.array([0, 2, 2, 2, 1, 3, 3, 3]), "shape": np.array([0, 1, 6, 6, 6])}
     model = graph(nodes, [4, 3, 3, 3], constants)
-    last, (decision,) = apply(model, [to_channels_last])
+    last, (decision,) = apply(model, to_channels_last)
     assert "a copy of whole blocks" in decision.why
     assert_equal(model, last, weights(RNG, 2, 4, 3, 3, 3))
 
@@ -108,7 +108,7 @@ def test_a_general_shuffle_of_joined_phases_is_copied_whole():
 )
 def test_a_nearest_resize_repeats_pixels_and_rows(factors, applied):
     model = graph([("Resize", ["x", "", "s"], ["y"], NEAREST)], [3, 4, 6], {"s": np.float32([1, 1, *factors])})
-    repeated, (decision,) = apply(model, [to_channels_last])
+    repeated, (decision,) = apply(model, to_channels_last)
     assert decision.applied == applied
     assert ("Resize" in operators(repeated)) != applied
     assert_equal(model, repeated, weights(RNG, 2, 3, 4, 6), float64=applied)
@@ -129,7 +129,7 @@ def mapped(gemm, shape=(-1, 3, 4, 2), *, activation="Relu", outputs=("y",), comp
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_a_map_is_made_channels_last(activation, transposed):
     model = mapped({"transB": transposed}, activation=activation)
-    last, (decision,) = apply(model, [to_channels_last])
+    last, (decision,) = apply(model, to_channels_last)
     assert decision.applied
     assert operators(last) == ["Gemm", *([activation] if activation else []), "Reshape", "Transpose"]
     assert_equal(model, last, weights(RNG, 3, 5), tolerance=FLOAT64_TOLERANCE)
@@ -149,6 +149,6 @@ def test_a_map_is_made_channels_last(activation, transposed):
     ],
 )
 def test_another_map_stays(model, words):
-    last, decisions = apply(model, [to_channels_last])
+    last, decisions = apply(model, to_channels_last)
     assert [decision.why for decision in decisions] == ([words] if words else [])
     assert operators(last) == operators(model)
