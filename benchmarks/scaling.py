@@ -22,7 +22,7 @@ import edgeae_export
 import numpy as np
 import torch
 from edgeae_export import Int8
-from edgeae_export.graph.layers import activation_values
+from edgeae_export.graph.layer import activation_values
 from edgeae_export.graph.running import runner
 from edgeae_runtime.measure.timing import interleave
 

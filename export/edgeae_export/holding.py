@@ -17,7 +17,8 @@ from edgeae_runtime.parity import Check, mse
 
 from edgeae_export.arrays import Float32Array, Run, in_large_batches
 from edgeae_export.compiler import Compiled, NothingInInt8Error, keep_in_float, with_layers_in_float
-from edgeae_export.graph.layers import GraphEditor, layer_multiply_adds, multiply_adds
+from edgeae_export.graph.editing import opened
+from edgeae_export.graph.layer import layers_of
 from edgeae_export.graph.running import runner
 from edgeae_export.int8.fitting import affordable
 from edgeae_export.targets import Target
@@ -131,14 +132,13 @@ def _groups(parts: Parts, name: str, stage: str, images: Float32Array, target: T
     """The int8 layers of a part, in groups of neighbours, with their harm and their work."""
     part = parts[name]
     assert part.fitted is not None
-    editor = GraphEditor(part.rewritten)
     int8 = set(part.fitted.sites.layers)
-    work = {node.name: layer_multiply_adds(editor, node) for node in editor.nodes if node.name in int8}
-    size = -(-len(work) // TRIALS)
-    names = list(work)
+    work = {layer.name: layer.multiply_adds for layer in layers_of(opened(part.rewritten).graph)}
+    total = max(sum(work.values()), 1)
+    names = [name for name in work if name in int8]
+    size = -(-len(names) // TRIALS)
     inputs, after = _measured_on(parts, name, stage, images)
     exact = _run(part.rewritten, after, inputs)
-    total = max(multiply_adds(part.rewritten), 1)
     groups = []
     for start in range(0, len(names), size):
         layers = frozenset(names[start : start + size])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from edgeae_export.graph.layers import multiply_adds
+from edgeae_export.graph.layer import multiply_adds
 from edgeae_export.int8.calibration import BATCH, BINS, calibrate
 from edgeae_export.int8.placement import find_sites
 from edgeae_export.int8.ranges import (

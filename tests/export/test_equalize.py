@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from edgeae_export.graph.layers import GraphEditor
+from edgeae_export.graph.editing import opened
 from edgeae_export.graph.trace import trace
 from edgeae_export.int8.channel_classes import channel_classes
 from edgeae_export.int8.equalize import equalizable, equalize
@@ -45,8 +45,8 @@ class Residual(nn.Module):
 def test_a_residual_stream_is_one_class_and_scales_exactly(strength):
     x = RNG.random((9, 3, 16, 16)).astype(np.float32)
     model = trace(Residual().eval(), torch.from_numpy(x[:3]), "x", ["y"])
-    classes = channel_classes(GraphEditor(model))
-    stream = max(classes, key=lambda each: len(each.tensors))
+    classes = channel_classes(opened(model).graph)
+    stream = max(classes, key=lambda each: len(each.values))
     assert (len(stream.writers), len(stream.readers), len(stream.shifts)) == (3, 3, 1)
     even = equalize(model, x, strength)
     assert even is not model

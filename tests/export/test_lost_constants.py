@@ -62,6 +62,11 @@ def test_only_what_meets_data_is_counted():
     folded = graph([("Add", ["w", "e"], ["v"], {}), ("Mul", ["x", "v"], ["y"], {})], [4],
                    {"w": np.ones(4, np.float32), "e": np.float32(1e-15)})  # fmt: skip
     assert not delicate_constants(folded)
+    unread = graph([("Add", ["x", "e"], ["s"], {}), ("Relu", ["x"], ["y"], {})], [4], {"e": np.float32(1e-15)})
+    assert not delicate_constants(unread)
+    shaped = graph([("Expand", ["e", "n"], ["w"], {}), ("Add", ["x", "w"], ["y"], {})], [4],
+                   {"e": np.float32(1e-15), "n": np.array([4])})  # fmt: skip
+    assert delicate_constants(shaped)
     assert lost_constants(small(1e-15), small(0.1)) == [float(np.float32(1e-15))]
     assert lost_constants(small(0.1), small(1e-15)) == []
 

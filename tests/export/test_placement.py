@@ -259,12 +259,24 @@ def test_a_small_layer_between_layers_in_int8_runs_in_int8():
     nodes += [("Conv", ["g", "one"], ["b"], {}), ("Add", ["a", "b"], ["s"], {})]
     ends = [("Conv", ["s", "other"], ["y"], {"pads": [1] * 4})]
     constants = {"big": weights(RNG, 64, 64, 3, 3), "one": weights(RNG, 64, 64, 1, 1)}
-    inner = find_sites(graph(nodes + ends, [64, 8, 8], constants | {"other": weights(RNG, 64, 64, 3, 3)}))
+    inner = find_sites(graph(nodes + ends, [64, 8, 8], constants | {"other": weights(RNG, 128, 64, 3, 3)}))
     assert inner.layers == ("a", "b", "y")
     outer = find_sites(
         graph([*nodes[:2], ("Conv", ["g", "one"], ["y"], {})], [64, 8, 8], constants | {"one": constants["one"][:3]})
     )
     assert "small part" in outer.kept["y"]
+
+
+def test_activations_that_meet_share_a_scale_and_are_quantised_behind_a_rectifier():
+    nodes = [
+        ("Conv", ["x", "w"], ["a"], {}), ("Conv", ["x", "w"], ["b"], {}), ("Conv", ["x", "w"], ["c"], {}),
+        ("Concat", ["a", "b"], ["ab"], {"axis": 1}), ("Concat", ["b", "c"], ["bc"], {"axis": 1}),
+        ("Conv", ["ab", "v"], ["p"], {}), ("Conv", ["bc", "v"], ["q"], {}), ("Add", ["p", "q"], ["s"], {}),
+        ("Conv", ["s", "w"], ["l"], {}), ("Relu", ["l"], ["y"], {}),
+    ]  # fmt: skip
+    constants = {"w": weights(RNG, 16, 16, 3, 3), "v": weights(RNG, 16, 32, 3, 3)}
+    groups = find_sites(graph(nodes, [16, 20, 20], constants)).groups
+    assert set(groups) == {("x",), ("a", "b", "c"), ("s",), ("p",), ("q",), ("y",)}
 
 
 def test_few_channels_in_three_dimensions_stay_in_float():

@@ -1,9 +1,11 @@
 """Residual sums in int8 graphs: floats where they are cheap, and ranges without what a rectified sum loses anyway."""
 
 import numpy as np
+from edgeae_export.graph.editing import opened
 from edgeae_export.graph.executed import optimized
-from edgeae_export.graph.layers import GraphEditor
+from edgeae_export.graph.layer import layers_of
 from edgeae_export.graph.running import runner
+from edgeae_export.graph.values import named_values
 from edgeae_export.int8 import residual_sums
 from edgeae_export.int8.calibration import calibrate
 from edgeae_export.int8.placement import find_sites
@@ -68,12 +70,12 @@ def test_sums_in_float_bring_the_output_nearer(monkeypatch):
 
 def test_the_smallest_sums_come_first_and_stay_within_the_budget(monkeypatch):
     model, _ = residual_stream()
-    editor = GraphEditor(model)
-    layers = editor.of_type("Conv")
-    work = sum(residual_sums.layer_multiply_adds(editor, node) for node in layers)
+    opened_graph = opened(model).graph
+    layers, values = layers_of(opened_graph), named_values(opened_graph)
+    work = sum(layer.multiply_adds for layer in layers)
     one = residual_sums.COST_PER_VALUE * 16 * 16 * 16
     monkeypatch.setattr(residual_sums, "MOST_COST", 1.5 * one / work)
-    assert len(residual_sums.float_sums(editor, layers, ["s1", "s2", "s3", "r1"])) == 1
+    assert len(residual_sums.float_sums(layers, [values[name] for name in ("s1", "s2", "s3", "r1")])) == 1
 
 
 def test_what_a_rectified_sum_loses_takes_no_steps():
@@ -98,5 +100,5 @@ def test_a_summand_that_something_else_reads_keeps_its_range():
         ("Relu", ["t"], ["r"], {}),
         ("Add", ["r", "d"], ["y"], {}),
     ]
-    editor = GraphEditor(graph(nodes, [8, 4, 4], {"w": weights(rng, 8, 8, 1, 1)}))
-    assert residual_sums.least_that_matters(editor, "d", lambda name: 1.0) == -np.inf
+    values = named_values(opened(graph(nodes, [8, 4, 4], {"w": weights(rng, 8, 8, 1, 1)})).graph)
+    assert residual_sums.least_that_matters(values["d"], lambda value: 1.0) == -np.inf

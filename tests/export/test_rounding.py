@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from edgeae_export.graph.running import runner
 from edgeae_export.int8.placement import Sites
-from edgeae_export.int8.quantize import quantize_weight
 from edgeae_export.int8.rounding import round_weights
+from edgeae_export.int8.weights import quantize_weight
 from edgeae_export.targets import PRESETS
 from edgeae_runtime.parity import mse
 from onnx import numpy_helper

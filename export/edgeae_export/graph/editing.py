@@ -18,14 +18,16 @@ from edgeae_export.graph.running import clean
 from edgeae_export.graph.values import Array, name_of, named_values
 
 
-def opened(model: onnx.ModelProto) -> ir.Model:
-    """A model to ask and to change, with its constants as initialisers and its shapes inferred.
+def opened(model: onnx.ModelProto, shapes: bool = True) -> ir.Model:
+    """A model to ask and to change, with its constants as initialisers; the given one is never changed.
 
-    The given one is never changed.
+    Args:
+        model: any graph.
+        shapes: whether they are inferred, which takes most of the time.
     """
     graph = ir.from_proto(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
-    return refreshed(graph)
+    return refreshed(graph) if shapes else graph
 
 
 def refreshed(model: ir.Model) -> ir.Model:
@@ -69,10 +71,9 @@ class Edit:
     def constant(self, array: Array | np.generic, hint: str) -> ir.Value:
         """A new constant."""
         values = np.ascontiguousarray(array).reshape(np.shape(array))
-        value = ir.Value(name=self.name(hint), const_value=ir.tensor(values))
-        assert value.const_value is not None
-        value.const_value.name = value.name
-        value.shape, value.dtype = ir.Shape(values.shape), value.const_value.dtype
+        name = self.name(hint)
+        tensor = ir.Tensor(values, name=name)  # `ir.tensor` would first ask what kind of thing it is given, at length
+        value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.graph.register_initializer(value)
         return value
 

@@ -143,7 +143,10 @@ class Layer:
         if self.op_type != "Gemm" or not self.constant or self.is_scaled:
             return None
         weight = self.weight.T if attribute(self.node, "transB", 0) else self.weight
-        return weight, np.broadcast_to(self.bias_or_zeros.reshape(-1), weight.shape[1:]).copy()
+        bias = self.bias_or_zeros
+        if bias.size not in (1, weight.shape[1]) or bias.shape[-1:] not in ((), (bias.size,)):
+            return None  # another bias for each row
+        return weight, np.broadcast_to(bias.reshape(-1), weight.shape[1:]).copy()
 
     @property
     def multiply_adds(self) -> int:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
 import onnx
-from onnx import NodeProto, numpy_helper
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import Array
+from edgeae_export.graph.editing import opened
+from edgeae_export.graph.values import Array, constant
 
 NEAR_NOTHING = 1e-6
 """A constant above zero and up to this, or as near to one, may be taken for none; a hundred times what is known to."""
@@ -33,29 +33,19 @@ def lost_constants(before: onnx.ModelProto, after: onnx.ModelProto) -> list[floa
 
 def delicate_constants(model: onnx.ModelProto) -> Counter[float]:
     """How often each constant of one value that is nearly zero or nearly one meets what comes from the input."""
-    graph = model.graph
-    constants: dict[str, Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    data = {value.name for value in graph.input} - set(constants)
+    graph = opened(model).graph
+    carried: dict[ir.Value | None, Array | None] = {}
+    data: set[ir.Value | None] = {value for value in graph.inputs if constant(value) is None}
     found: Counter[float] = Counter()
-    for node in graph.node:
-        if node.op_type == "Constant":
-            constants |= _constant(node)
-        elif node.op_type in _CARRIERS and node.input[0] in constants:
-            constants[node.output[0]] = constants[node.input[0]]
-        elif any(tensor in data for tensor in node.input):
-            data |= set(node.output)
+    for node in graph:
+        values = [carried.get(value, constant(value)) for value in node.inputs]
+        if node.op_type in _CARRIERS and values[0] is not None:
+            carried[node.outputs[0]] = values[0]
+        elif not data.isdisjoint(node.inputs):
+            data.update(node.outputs)
             if node.op_type not in _CARRIERS:
-                found.update(value for tensor in node.input if (value := _delicate(constants.get(tensor))) is not None)
+                found.update(each for value in values if (each := _delicate(value)) is not None)
     return found
-
-
-def _constant(node: NodeProto) -> dict[str, Array]:
-    for entry in node.attribute:
-        if entry.name == "value":
-            return {node.output[0]: numpy_helper.to_array(entry.t)}
-        if entry.name in ("value_float", "value_floats"):
-            return {node.output[0]: np.asarray(onnx.helper.get_attribute_value(entry), np.float32)}
-    return {}
 
 
 def _delicate(value: Array | None) -> float | None:

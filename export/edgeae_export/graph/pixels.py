@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import GraphEditor
+from edgeae_export.graph.editing import Edit, closed, opened
 
 PIXELS = ("float32", "uint8")
 HALF_STEP = 0.5 / 255 * 1.001
@@ -18,14 +18,13 @@ def emit_uint8(model: onnx.ModelProto) -> onnx.ModelProto:
 
     QuantizeLinear with a scale of 1/255 is exactly that: round(255 x), half to even, clipped to 0..255.
     """
-    editor = GraphEditor(model)
-    name = editor.outputs[0]
-    maker = editor.producer(name)
-    assert maker is not None, "a decoder's image is made by a node"
-    values = editor.add_name(f"{name}_values")
-    maker.output[list(maker.output).index(name)] = values
-    scale = editor.add_constant(np.float32(1 / 255), "pixel_scale")
-    zero = editor.add_constant(np.uint8(0), "pixel_zero")
-    editor.nodes.append(helper.make_node("QuantizeLinear", [values, scale, zero], [name], name=f"{name}_pixels"))
-    editor.model.graph.output[0].type.tensor_type.elem_type = TensorProto.UINT8
-    return editor.finish()
+    graph = opened(model)
+    values = graph.graph.outputs[0]
+    assert values.producer() is not None, "a decoder's image is made by a node"
+    edit = Edit(graph.graph)
+    parameters = edit.constant(np.float32(1 / 255), "pixel_scale"), edit.constant(np.uint8(0), "pixel_zero")
+    pixels = edit.node("QuantizeLinear", [values, *parameters], f"{values.name}_pixels")
+    pixels.shape, pixels.dtype = values.shape, ir.DataType.UINT8
+    values.name, pixels.name = edit.name(f"{values.name}_values"), values.name
+    graph.graph.outputs[0] = pixels
+    return closed(graph)

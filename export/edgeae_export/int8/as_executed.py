@@ -12,10 +12,11 @@ from collections.abc import Mapping
 import onnx
 
 from edgeae_export.graph.executed import float_despite_pairs
-from edgeae_export.graph.layers import Array
+from edgeae_export.graph.values import Array
 from edgeae_export.int8.calibration import Range
 from edgeae_export.int8.placement import Sites, without
-from edgeae_export.int8.quantize import QuantizedWeight, quantize
+from edgeae_export.int8.quantize import quantize
+from edgeae_export.int8.weights import QuantizedWeight
 from edgeae_export.targets import Target
 
 REASON = "ONNX Runtime would run it in float here"

@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 
 from edgeae_export.arrays import Float32Array
-from edgeae_export.graph.layers import Array, GraphEditor
+from edgeae_export.graph.editing import opened
+from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.values import Array, name_of, named_nodes
 from edgeae_export.int8.calibration import activations
 from edgeae_export.int8.placement import Sites
 
@@ -30,9 +32,8 @@ def correct_biases(
         inputs: calibration inputs.
         quantized: makes the int8 graph with given shifts.
     """
-    editor = GraphEditor(model)
-    layers = [node for node in editor.nodes if node.name in sites.layers and len(node.input) > 2 and node.input[2]]
-    outputs = {node.name: str(node.output[0]) for node in layers}
+    layers = [Layer(node) for node in named_nodes(opened(model).graph, sites.layers)]
+    outputs = {layer.name: name_of(layer.output) for layer in layers if layer.has_bias}
     wanted = _means(model, outputs, inputs)
     shifts: dict[str, Array] = {name: np.zeros(len(mean)) for name, mean in wanted.items()}
     for _ in range(ROUNDS):

@@ -1,7 +1,7 @@
-"""Channels that must be scaled together: the tensors that residual sums, activations and moves tie to each other.
+"""Channels that must be scaled together: the values that residual sums, activations and moves tie to each other.
 
 A positively homogeneous operator, f(x / s) = f(x) / s for s > 0, hands a channel's scale on; a sum wants the same scale
-on both sides; a flattened map holds each channel's positions one after the other. So tensors fall into classes, each
+on both sides; a flattened map holds each channel's positions one after the other. So values fall into classes, each
 with one scale per channel, that layers write into and read from. A class may be scaled where every way into it and out
 of it is a layer with constant weights (Nagel et al. 2019 for one activation between two layers; a residual stream is
 the same with more of both).
@@ -10,11 +10,12 @@ the same with more of both).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from onnx import NodeProto
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import GraphEditor, attribute
+from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.values import constant, fixed_shape, rank, read
 
 HOMOGENEOUS = frozenset(
     {"Relu", "LeakyRelu", "PRelu", "Identity", "Dropout", "MaxPool", "AveragePool", "GlobalAveragePool",
@@ -24,130 +25,138 @@ HOMOGENEOUS = frozenset(
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
 
-@dataclass
+@dataclass(frozen=True)
+class Shift:
+    """A sum with a constant per channel, which is scaled too."""
+
+    node: ir.Node
+    index: int
+    """Which of the two inputs is the constant."""
+    axis: int
+    """The constant's axis of channels; it has one element along every other."""
+
+
+@dataclass(frozen=True)
 class ChannelClass:
-    """Tensors whose channels share their scales."""
+    """Values whose channels share their scales."""
 
     channels: int
-    tensors: list[str] = field(default_factory=list)
-    writers: list[NodeProto] = field(default_factory=list)
+    values: list[ir.Value]
+    writers: list[Layer]
     """Layers whose outputs are in the class."""
-    readers: list[NodeProto] = field(default_factory=list)
-    """Layers whose first inputs are in the class."""
-    shifts: list[NodeProto] = field(default_factory=list)
-    """Sums with a constant per channel, which is scaled too."""
+    readers: list[Layer]
+    """Layers whose inputs are in the class."""
+    shifts: list[Shift]
 
 
-def channel_classes(editor: GraphEditor) -> list[ChannelClass]:
+def channel_classes(graph: ir.Graph) -> list[ChannelClass]:
     """The classes whose channels may be scaled, in the graph's order."""
-    finder = _Finder(editor)
-    for node in editor.nodes:
+    finder = _Finder()
+    for node in graph:
         finder.take(node)
-    for tensor in (editor.input, *editor.outputs):
-        finder.freeze(tensor)
+    finder.frozen.update((graph.inputs[0], *graph.outputs))
     return finder.classes()
 
 
 class _Finder:
-    """Union-find over the graph's tensors."""
+    """Union-find over a graph's values."""
 
-    def __init__(self, editor: GraphEditor) -> None:
-        self.editor = editor
-        self.parent: dict[str, str] = {}
-        self.frozen: set[str] = set()
-        self.writers: list[NodeProto] = []
-        self.readers: list[NodeProto] = []
-        self.shifts: list[tuple[NodeProto, str]] = []
+    def __init__(self) -> None:
+        self.frozen: set[ir.Value | None] = set()
+        self._parent: dict[ir.Value, ir.Value] = {}
+        self._layers: list[Layer] = []
+        self._shifts: list[Shift] = []
 
-    def take(self, node: NodeProto) -> None:
+    def take(self, node: ir.Node) -> None:
         """Say what a node does to the channels of what it reads and writes."""
-        if _is_plain_layer(self.editor, node):
-            self.writers.append(node)
-            self.readers.append(node)
-        elif self._hands_on(node):
-            self.join(node.input[0], node.output[0])
-        elif node.op_type == "Add" and (shifted := self._shifted(node)):
-            self.shifts.append((node, shifted))
-            self.join(shifted, node.output[0])
-        elif node.op_type in ("Add", "Sub") and self._same_shape(node):
-            self.join(node.input[0], node.input[1])
-            self.join(node.input[0], node.output[0])
+        layer = Layer.of(node, *_LAYERS)
+        shift = _shift(node)
+        if layer is not None and _is_plain(layer):
+            self._layers.append(layer)
+        elif _hands_on(node):
+            self._join(read(node), node.outputs[0])
+        elif shift is not None:
+            self._shifts.append(shift)
+            self._join(read(node, 1 - shift.index), node.outputs[0])
+        elif _joins(node):
+            self._join(read(node), read(node, 1))
+            self._join(read(node), node.outputs[0])
         else:
-            for tensor in (*node.input, *node.output):
-                self.freeze(tensor)
-
-    def join(self, one: str, other: str) -> None:
-        self.parent[self.root(one)] = self.root(other)
-
-    def freeze(self, tensor: str) -> None:
-        self.frozen.add(tensor)
-
-    def root(self, tensor: str) -> str:
-        while self.parent.setdefault(tensor, tensor) != tensor:
-            tensor = self.parent[tensor]
-        return tensor
+            self.frozen.update((*node.inputs, *node.outputs))
 
     def classes(self) -> list[ChannelClass]:
         """What may be scaled: written and read by layers, and by nothing that does not hand a scale on."""
-        frozen = {self.root(tensor) for tensor in self.frozen}
-        members: dict[str, list[str]] = {}
-        for tensor in list(self.parent) + [n.output[0] for n in self.writers] + [n.input[0] for n in self.readers]:
-            if tensor not in members.setdefault(self.root(tensor), []):
-                members[self.root(tensor)].append(tensor)
+        frozen = {self._root(value) for value in self.frozen if value is not None}
+        ends = [layer.output for layer in self._layers] + [layer.input for layer in self._layers]
+        members: dict[ir.Value, list[ir.Value]] = {}
+        for value in dict.fromkeys([*self._parent, *ends]):
+            members.setdefault(self._root(value), []).append(value)
         found = []
-        for root, tensors in members.items():
-            sizes = [self._channels(tensor) for tensor in tensors]
+        for root, values in members.items():
+            sizes = [_channels(value) for value in values]
             channels = min(sizes)
-            writers = [node for node in self.writers if self.root(node.output[0]) == root]
-            readers = [node for node in self.readers if self.root(node.input[0]) == root]
+            writers = [layer for layer in self._layers if self._root(layer.output) is root]
+            readers = [layer for layer in self._layers if self._root(layer.input) is root]
             if root in frozen or channels < 2 or any(size % channels for size in sizes) or not writers or not readers:
                 continue
-            shifts = [node for node, tensor in self.shifts if self.root(tensor) == root]
-            found.append(ChannelClass(channels, tensors, writers, readers, shifts))
+            shifts = [shift for shift in self._shifts if self._root(shift.node.outputs[0]) is root]
+            found.append(ChannelClass(channels, values, writers, readers, shifts))
         return found
 
-    def _channels(self, tensor: str) -> int:
-        shape = self.editor.shape(tensor)
-        return shape[1] or 0 if len(shape) > 1 else 0
+    def _join(self, one: ir.Value, other: ir.Value) -> None:
+        self._parent[self._root(one)] = self._root(other)
 
-    def _hands_on(self, node: NodeProto) -> bool:
-        """Whether a node of one tensor treats every channel alike."""
-        if node.op_type in ("Reshape", "Flatten"):
-            return self._keeps_channels(node)
-        return node.op_type in HOMOGENEOUS and len(node.output) == 1 and self._same_channels(node)
-
-    def _keeps_channels(self, node: NodeProto) -> bool:
-        """Whether a map becomes a row of its channels, one after the other, or the other way round."""
-        before, after = (self.editor.fixed_shape(tensor) for tensor in (node.input[0], node.output[0]))
-        if before is None or after is None or math.prod(before) != math.prod(after):
-            return False  # what is left over would come from the batch
-        return min(len(before), len(after)) == 1
-
-    def _same_channels(self, node: NodeProto) -> bool:
-        channels = self._channels(node.input[0])
-        return channels > 0 and channels == self._channels(node.output[0])
-
-    def _same_shape(self, node: NodeProto) -> bool:
-        shapes = [self.editor.fixed_shape(tensor) for tensor in node.input]
-        return shapes[0] is not None and shapes[0] == shapes[1]
-
-    def _shifted(self, node: NodeProto) -> str:
-        """The tensor that a constant per channel is added to; empty where the sum is another one."""
-        one, two = map(str, node.input)
-        for tensor, other in ((one, two), (two, one)):
-            constant, shape = self.editor.constant(other), self.editor.fixed_shape(tensor)
-            if constant is not None and shape is not None and constant.size == shape[0]:
-                axis = constant.ndim - len(shape)
-                if axis in (0, 1) and constant.shape[axis] == shape[0]:
-                    return tensor
-        return ""
+    def _root(self, value: ir.Value) -> ir.Value:
+        while (parent := self._parent.setdefault(value, value)) is not value:
+            value = parent
+        return value
 
 
-def _is_plain_layer(editor: GraphEditor, node: NodeProto) -> bool:
-    if node.op_type not in _LAYERS:
+def _is_plain(layer: Layer) -> bool:
+    """Whether scaling a layer's constants scales what it writes, channel by channel."""
+    bias = layer.bias
+    return layer.constant and not layer.is_scaled and (bias is None or bias.shape[-1:] == (bias.size,))
+
+
+def _hands_on(node: ir.Node) -> bool:
+    """Whether a node of one value treats every channel alike."""
+    if node.op_type in ("Reshape", "Flatten"):
+        return _keeps_channels(node)
+    if node.op_type not in HOMOGENEOUS or len(node.outputs) != 1:
         return False
-    scaled = attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1 or attribute(node, "transA", 0)
-    constants = [editor.constant(tensor) for tensor in node.input[1:] if tensor]
-    if scaled or any(value is None for value in constants):
+    return _channels(read(node)) == _channels(node.outputs[0]) > 0
+
+
+def _keeps_channels(node: ir.Node) -> bool:
+    """Whether a map becomes a row of its channels, one after the other, or the other way round."""
+    before, after = fixed_shape(read(node)), fixed_shape(node.outputs[0])
+    if before is None or after is None or math.prod(before) != math.prod(after):
+        return False  # what is left over would come from the batch
+    return min(len(before), len(after)) == 1
+
+
+def _shift(node: ir.Node) -> Shift | None:
+    """The constant per channel that a sum adds to its other input; None where it is another sum, or none."""
+    if node.op_type != "Add":
+        return None
+    for index in (1, 0):
+        added, shape = constant(read(node, index)), fixed_shape(read(node, 1 - index))
+        if added is not None and shape is not None and added.size == shape[0]:
+            axis = added.ndim - len(shape)
+            if axis in (0, 1) and added.shape[axis] == shape[0]:
+                return Shift(node, index, axis)
+    return None
+
+
+def _joins(node: ir.Node) -> bool:
+    """Whether a sum or a difference wants the same scale on both sides."""
+    if node.op_type not in ("Add", "Sub"):
         return False
-    return len(constants) == 1 or (constants[1] is not None and constants[1].shape[-1:] == (constants[1].size,))
+    shape = fixed_shape(read(node))
+    return shape is not None and shape == fixed_shape(read(node, 1))
+
+
+def _channels(value: ir.Value) -> int:
+    """The size of the second axis; 0 where that is not known."""
+    size = value.shape[1] if value.shape is not None and rank(value) > 1 else 0
+    return size if isinstance(size, int) else 0

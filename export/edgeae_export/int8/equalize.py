@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import NodeProto
+import onnx_ir as ir
 
 from edgeae_export.arrays import Float32Array
-from edgeae_export.graph.layers import Array, GraphEditor, attribute
+from edgeae_export.graph.editing import Edit, closed, opened
+from edgeae_export.graph.layer import Layer
 from edgeae_export.graph.probe import Probe
+from edgeae_export.graph.values import Array, attribute, constant, name_of, read
 from edgeae_export.int8.calibration import activations
 from edgeae_export.int8.channel_classes import ChannelClass, channel_classes
 
@@ -37,7 +39,7 @@ class Equalizer:
             inputs: calibration inputs, float32 [n, …].
         """
         self.model = model
-        classes = channel_classes(GraphEditor(model))
+        classes = channel_classes(opened(model).graph)
         self._peaks = _peaks(model, classes, inputs) if classes else []
         self._probe = Probe(model, inputs) if classes else None
 
@@ -53,86 +55,79 @@ class Equalizer:
         """
         if strength == 0 or self._probe is None:
             return self.model
-        editor = GraphEditor(self.model)
         try:
-            equalized = _equalized(editor, channel_classes(editor), self._peaks, strength)
+            equalized = _equalized(self.model, self._peaks, strength)
         except Exception:  # a form of graph that was not foreseen: it stays as it is
             return self.model
         return self.model if self._probe.difference(equalized) else equalized
 
 
-def _equalized(
-    editor: GraphEditor, classes: list[ChannelClass], peaks: list[Array], strength: float
-) -> onnx.ModelProto:
-    for each, peak in zip(classes, peaks, strict=True):
+def _equalized(model: onnx.ModelProto, peaks: list[Array], strength: float) -> onnx.ModelProto:
+    graph = opened(model)
+    edit = Edit(graph.graph)
+    for each, peak in zip(channel_classes(graph.graph), peaks, strict=True):
         scale = np.maximum((peak / max(float(peak.max()), 1e-30)) ** strength, SMALLEST)
-        for node in each.writers:
-            _divide_outputs(editor, node, scale)
-        for node in each.shifts:
-            _divide_constant(editor, node, scale)
-        for node in each.readers:
-            _multiply_inputs(editor, node, scale)
-    return editor.finish()
+        for layer in each.writers:
+            _divide_outputs(edit, layer, scale)
+        for shift in each.shifts:
+            _scale(edit, shift.node, shift.index, 1 / scale, shift.axis)
+        for layer in each.readers:
+            _multiply_inputs(edit, layer, scale)
+    return closed(graph)
 
 
 def equalizable(model: onnx.ModelProto) -> bool:
     """Whether `equalize` would change the graph at all."""
-    return bool(channel_classes(GraphEditor(model)))
+    return bool(channel_classes(opened(model).graph))
 
 
 def _peaks(model: onnx.ModelProto, classes: list[ChannelClass], inputs: Float32Array) -> list[Array]:
     """The largest magnitude of every channel in what the layers read, streamed."""
-    read = [list(dict.fromkeys(str(node.input[0]) for node in each.readers)) for each in classes]
+    read_by = [list(dict.fromkeys(name_of(layer.input) for layer in each.readers)) for each in classes]
     peaks: list[Array] = [np.zeros(each.channels) for each in classes]
-    for values in activations(model, [tensor for tensors in read for tensor in tensors], inputs):
-        for index, tensors in enumerate(read):
-            for tensor in tensors:
-                value = np.abs(values[tensor])
+    for values in activations(model, [name for names in read_by for name in names], inputs):
+        for index, names in enumerate(read_by):
+            for name in names:
+                value = np.abs(values[name])
                 rows = value.reshape(len(value), classes[index].channels, -1)  # a flat map: channel after channel
                 peaks[index] = np.maximum(peaks[index], rows.max(axis=(0, 2)))
     return peaks
 
 
-def _divide_outputs(editor: GraphEditor, node: NodeProto, scale: Array) -> None:
-    groups = attribute(node, "group", 1)
-    if node.op_type == "ConvTranspose":  # weight [inputs, outputs / groups, ...]: each group of inputs has its outputs
-        _scale_groups(editor, node, 1 / scale, groups, axis=1)
+def _divide_outputs(edit: Edit, layer: Layer, scale: Array) -> None:
+    if layer.op_type == "ConvTranspose":  # [inputs, outputs / groups, ...]: each group of inputs has its own outputs
+        _scale_groups(edit, layer, 1 / scale)
     else:
-        axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
-        _scale(editor, node, 1, 1 / scale, axis)
-    if len(node.input) > 2 and node.input[2]:
-        _scale(editor, node, 2, 1 / scale, editor.constants[node.input[2]].ndim - 1)
+        _scale(edit, layer.node, 1, 1 / scale, layer.output_axis)
+    if layer.bias is not None:
+        _scale(edit, layer.node, 2, 1 / scale, layer.bias.ndim - 1)
 
 
-def _multiply_inputs(editor: GraphEditor, node: NodeProto, scale: Array) -> None:
-    if node.op_type == "Conv":  # weight [outputs, inputs / groups, ...]: each group of outputs has its inputs
-        _scale_groups(editor, node, scale, attribute(node, "group", 1), axis=1)
+def _multiply_inputs(edit: Edit, layer: Layer, scale: Array) -> None:
+    if layer.op_type == "Conv":  # [outputs, inputs / groups, ...]: each group of outputs has its own inputs
+        _scale_groups(edit, layer, scale)
     else:
-        _scale(editor, node, 1, scale, 1 if attribute(node, "transB", 0) else 0)
+        _scale(edit, layer.node, 1, scale, 1 - layer.output_axis)
 
 
-def _divide_constant(editor: GraphEditor, node: NodeProto, scale: Array) -> None:
-    index = next(index for index, tensor in enumerate(node.input) if editor.constant(tensor) is not None)
-    value = editor.constants[node.input[index]]
-    _scale(editor, node, index, 1 / scale, next(a for a in range(value.ndim) if value.shape[a] == value.size))
+def _scale_groups(edit: Edit, layer: Layer, factor: Array) -> None:
+    """Scale a weight's second axis, which counts anew in each of the groups that the first is cut into."""
+    weight, groups = layer.weight, attribute(layer.node, "group", 1)
+    factors = factor.reshape(groups, 1, -1, *(1,) * (weight.ndim - 2))
+    grouped = weight.reshape(groups, -1, *weight.shape[1:]) * factors
+    _replace(edit, layer.node, 1, grouped.reshape(weight.shape).astype(weight.dtype))
 
 
-def _scale_groups(editor: GraphEditor, node: NodeProto, factor: Array, groups: int, axis: int) -> None:
-    """Scale an axis that counts anew in each of the groups that the first axis is cut into."""
-    value = editor.constants[node.input[1]]
-    factors = factor.reshape(groups, *(-1 if each == axis else 1 for each in range(value.ndim)))
-    grouped = value.reshape(groups, value.shape[0] // groups, *value.shape[1:]) * factors
-    _replace(editor, node, 1, grouped.reshape(value.shape).astype(value.dtype))
-
-
-def _scale(editor: GraphEditor, node: NodeProto, index: int, factor: Array, axis: int) -> None:
-    value = editor.constants[node.input[index]]
+def _scale(edit: Edit, node: ir.Node, index: int, factor: Array, axis: int) -> None:
+    """Scale a constant along an axis, of which each channel may have several positions, one after the other."""
+    value = constant(read(node, index))
+    assert value is not None, "a class holds only what has constants"
     if value.shape[axis] == 1:
         value = np.repeat(value, len(factor), axis)  # one bias for all
     repeated = np.repeat(factor, value.shape[axis] // len(factor))
     shape = [-1 if each == axis else 1 for each in range(value.ndim)]
-    _replace(editor, node, index, (value * repeated.reshape(shape)).astype(value.dtype))
+    _replace(edit, node, index, (value * repeated.reshape(shape)).astype(value.dtype))
 
 
-def _replace(editor: GraphEditor, node: NodeProto, index: int, value: Array) -> None:
-    node.input[index] = editor.add_constant(value, f"{node.input[index]}_equalized")
+def _replace(edit: Edit, node: ir.Node, index: int, value: Array) -> None:
+    node.replace_input_with(index, edit.constant(value, f"{name_of(read(node, index))}_equalized"))

@@ -15,15 +15,17 @@ import onnx
 from edgeae_runtime.parity import mse
 
 from edgeae_export.arrays import Float32Array, in_large_batches
-from edgeae_export.graph.layers import Array, activation_values, multiply_adds
+from edgeae_export.graph.layer import activation_values, multiply_adds
 from edgeae_export.graph.running import runner
+from edgeae_export.graph.values import Array
 from edgeae_export.int8.bias_correction import correct_biases
 from edgeae_export.int8.calibration import calibrate
 from edgeae_export.int8.equalize import Equalizer, equalizable
 from edgeae_export.int8.placement import Sites, find_sites
-from edgeae_export.int8.quantize import QuantizedWeight, quantize
+from edgeae_export.int8.quantize import quantize
 from edgeae_export.int8.ranges import Ranges, Steps, all_starting_ranges, schedule, search_ranges
 from edgeae_export.int8.rounding import round_weights
+from edgeae_export.int8.weights import QuantizedWeight
 from edgeae_export.rewrites.plans import Plan, rewrite
 from edgeae_export.targets import Target
 

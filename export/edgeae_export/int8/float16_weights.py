@@ -12,11 +12,11 @@ physical units has small weights for large inputs), and a bias only where the ro
 from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx import NodeProto, TensorProto
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import UNARY_ACTIVATIONS, Array, GraphEditor, attribute
-from edgeae_export.graph.running import WEIGHTED_OPS
+from edgeae_export.graph.editing import Edit
+from edgeae_export.graph.layer import Layer, layers_of
+from edgeae_export.graph.values import Array, attribute, constant, only_reader, read
 
 SMALLEST = 1024
 """Numbers in a tensor below which the Cast's own bytes would eat the gain."""
@@ -26,31 +26,33 @@ MOST_SHIFT = 1 / 8
 """What a bias may lose, in steps of the 8 bits that its sum is rounded to next."""
 
 
-def store_in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store the float32 weights and biases of an int8 graph's float layers as float16, where it costs no precision."""
-    editor = GraphEditor(model)
-    cast_of: dict[str, str] = {}
-    for node in editor.of_type(*WEIGHTED_OPS):
-        for index in range(1, len(node.input)):
-            name = node.input[index]
-            value = editor.constant(name)
-            if value is None or value.dtype != np.float32 or value.size < SMALLEST:
+def store_in_float16(graph: ir.Graph) -> None:
+    """Store the float32 weights and biases of an int8 graph's float layers as float16, where it costs no precision.
+
+    Args:
+        graph: an opened graph; it is changed in place.
+    """
+    edit = Edit(graph)
+    cast_of: dict[ir.Value, ir.Value] = {}
+    for layer in layers_of(graph):
+        for index, given in enumerate(layer.node.inputs[1:], start=1):
+            value = constant(given)
+            if given is None or value is None or value.dtype != np.float32 or value.size < SMALLEST:
                 continue
-            if not (_keeps_weight(node, value) if index == 1 else _keeps_bias(editor, node, value)):
+            if not (_keeps_weight(layer, value) if index == 1 else _keeps_bias(layer, value)):
                 continue
-            if name not in cast_of:  # one for all layers that share it
-                stored = editor.add_constant(value.astype(np.float16), f"{name}_half")
-                cast_of[name] = editor.add("Cast", [stored], f"{name}_cast", to=TensorProto.FLOAT)
-            node.input[index] = cast_of[name]
-    return editor.finish()
+            if given not in cast_of:  # one for all layers that share it
+                stored = edit.constant(value.astype(np.float16), f"{given.name}_half")
+                cast_of[given] = edit.node("Cast", [stored], f"{given.name}_cast", to=ir.DataType.FLOAT.value)
+            layer.node.replace_input_with(index, cast_of[given])
 
 
-def _keeps_weight(node: NodeProto, weight: Array) -> bool:
+def _keeps_weight(layer: Layer, weight: Array) -> bool:
     """Whether no output and no input of the layer would lose more than `MOST_LOST`."""
     lost = _lost(weight)
     if not np.isfinite(lost).all():
         return False
-    grouped = node.op_type == "ConvTranspose" and attribute(node, "group", 1) != 1
+    grouped = layer.op_type == "ConvTranspose" and attribute(layer.node, "group", 1) != 1
     axes = (0,) if grouped else range(2)  # of a grouped ConvTranspose, the second axis mixes outputs
     for axis in axes:
         others = tuple(other for other in range(weight.ndim) if other != axis)
@@ -60,12 +62,12 @@ def _keeps_weight(node: NodeProto, weight: Array) -> bool:
     return True
 
 
-def _keeps_bias(editor: GraphEditor, node: NodeProto, bias: Array) -> bool:
+def _keeps_bias(layer: Layer, bias: Array) -> bool:
     """Whether the layer's output is quantised next, in steps far above what the bias would lose."""
-    reader = editor.only_consumer(node.output[0])
-    if reader is not None and reader.op_type in UNARY_ACTIVATIONS - {"Exp"}:  # the others have slopes of about one
-        reader = editor.only_consumer(reader.output[0])
-    step = editor.constant(reader.input[1]) if reader is not None and reader.op_type == "QuantizeLinear" else None
+    follows = layer.activation
+    steep = follows is not None and follows.op_type == "Exp"  # the others have slopes of about one
+    quantizer = only_reader(layer.output if steep else layer.end, ("QuantizeLinear",))
+    step = None if quantizer is None else constant(read(quantizer, 1))
     return step is not None and float(np.abs(_lost(bias)).max()) <= MOST_SHIFT * float(step)
 
 

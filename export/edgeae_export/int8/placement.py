@@ -7,15 +7,26 @@ Concat joins share one scale, because ONNX Runtime would otherwise requantise th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from onnx import NodeProto
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import LAYOUT_OPS, Array, GraphEditor, attribute, nearest_layers
-from edgeae_export.graph.running import WEIGHTED_OPS
+from edgeae_export.graph.editing import opened
+from edgeae_export.graph.layer import Layer, layers_of
+from edgeae_export.graph.values import (
+    LAYOUT_OPS,
+    attribute,
+    constant,
+    name_of,
+    nearest_layers,
+    of_type,
+    only_reader,
+    rank,
+    read,
+    reads,
+)
 from edgeae_export.int8.residual_sums import float_sums
 from edgeae_export.int8.small_parts import small_layers
 from edgeae_export.targets import MIN_INPUTS
@@ -35,7 +46,7 @@ DEPTHWISE_CHANNELS = 16
 measured 0.7x to 0.9x the speed of float, which the two conversions that it saves outweigh; with 24 channels 0.46x."""
 
 _MOVING = LAYOUT_OPS | {"Slice", "Split", "MaxPool", "Expand", "Tile"}
-FUSED_ACTIVATIONS = ("Relu", "Clip")
+_FUSED_WITH_BYTES = ("Relu", "Clip")
 """Activations that quantisation itself performs, by where its range ends."""
 _FUSED_WITH_GEMM = frozenset(
     {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "HardSigmoid", "Softplus", "Softsign", "ThresholdedRelu",
@@ -72,18 +83,17 @@ def find_sites(model: onnx.ModelProto, keep: Collection[str] | Mapping[str, str]
         model: a float32 graph.
         keep: names of layers that must stay in float, with the reasons if they are others than `--max-drop`.
     """
-    editor = GraphEditor(model)
-    weighted = editor.of_type(*WEIGHTED_OPS)
-    reasons = {node.name: why for node in weighted if (why := _reason_for_float(editor, node))}
-    reasons |= _lonely_depthwise(editor, [node for node in weighted if node.name not in reasons])
-    small = small_layers(editor, weighted, [node for node in weighted if node.name not in reasons])
+    graph = opened(model).graph
+    weighted = layers_of(graph)
+    reasons = {layer.name: why for layer in weighted if (why := _reason_for_float(layer))}
+    reasons |= _lonely_depthwise([layer for layer in weighted if layer.name not in reasons])
+    small = small_layers(weighted, [layer for layer in weighted if layer.name not in reasons])
     reasons |= dict.fromkeys(small, "it is a small part of the work and of the weights")
-    for node in editor.of_type(*_OTHER_LAYERS):
-        reasons[node.name] = f"ONNX Runtime's CPU provider has no int8 {node.op_type} in this form"
+    for node in of_type(graph, *_OTHER_LAYERS):
+        reasons[name_of(node)] = f"ONNX Runtime's CPU provider has no int8 {node.op_type} in this form"
     reasons |= keep if isinstance(keep, Mapping) else dict.fromkeys(keep, "kept by --max-drop")
-    layers = [node for node in weighted if node.name not in reasons]
-    kept = {node.name: reasons[node.name] for node in editor.nodes if node.name in reasons}
-    return _sites(editor, layers, kept)
+    kept = {name: reasons[name] for node in graph if (name := name_of(node)) in reasons}
+    return _sites(weighted, [layer for layer in weighted if layer.name not in reasons], kept)
 
 
 def without(model: onnx.ModelProto, sites: Sites, unfit: Mapping[str, str]) -> Sites:
@@ -94,77 +104,75 @@ def without(model: onnx.ModelProto, sites: Sites, unfit: Mapping[str, str]) -> S
         sites: the places so far.
         unfit: names of layers, and why each goes.
     """
-    editor = GraphEditor(model)
-    layers = [node for node in editor.nodes if node.name in sites.layers and node.name not in unfit]
-    return _sites(editor, layers, {**sites.kept, **unfit})
+    weighted = layers_of(opened(model).graph)
+    staying = frozenset(sites.layers).difference(unfit)
+    return _sites(weighted, [layer for layer in weighted if layer.name in staying], {**sites.kept, **unfit})
 
 
-def _sites(editor: GraphEditor, layers: list[NodeProto], kept: Mapping[str, str]) -> Sites:
-    groups = _groups(editor, layers)
-    quantized = [tensor for group in groups for tensor in group]
-    sums = float_sums(editor, editor.of_type(*WEIGHTED_OPS), quantized)
-    return Sites(tuple(node.name for node in layers), kept, groups, sums)
+def _sites(weighted: Sequence[Layer], layers: Sequence[Layer], kept: Mapping[str, str]) -> Sites:
+    groups = _groups(layers)
+    return Sites(
+        layers=tuple(layer.name for layer in layers),
+        kept=kept,
+        groups=tuple(tuple(name_of(value) for value in group) for group in groups),
+        float_sums=float_sums(weighted, [value for group in groups for value in group]),
+    )
 
 
-def origins(editor: GraphEditor, tensor: str) -> tuple[str, ...]:
-    """The tensors whose elements a tensor holds: those before everything that only moves elements."""
-    node = editor.producer(tensor)
-    if node is None or not moves(editor, node):
-        return (tensor,)
-    return tuple(dict.fromkeys(origin for name in moved_inputs(node) for origin in origins(editor, name)))
+def origins(value: ir.Value) -> tuple[ir.Value, ...]:
+    """The values whose elements a value holds: those before everything that only moves elements."""
+    node = value.producer()
+    if node is None or not moves(node):
+        return (value,)
+    return tuple(dict.fromkeys(origin for moved in moved_inputs(node) for origin in origins(moved)))
 
 
-def moves(editor: GraphEditor, node: NodeProto) -> bool:
+def moves(node: ir.Node) -> bool:
     """Whether a node works on bytes as it does on numbers: it moves elements, or picks the largest."""
-    if node.op_type in _MOVING:
-        return True
     if node.op_type == "Resize":
         return bool(attribute(node, "mode", "nearest") == "nearest")
     if node.op_type == "Gather":
-        return editor.constant(node.input[1]) is not None
-    if node.op_type == "Pad":
-        value = editor.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
-        if len(node.input) > 3 and (
-            any(editor.constant(node.input[index]) is None for index in (1, 3)) or not editor.shape(node.input[0])
-        ):
-            return False  # which axes it pads is to be written out
-        mirrored = attribute(node, "mode", "constant") != "constant"
-        return mirrored or (value is not None and not np.any(value))
-    return False
+        return constant(reads(node, 1)) is not None
+    return _pads_with_zeros(node) if node.op_type == "Pad" else node.op_type in _MOVING
 
 
-def moved_inputs(node: NodeProto) -> list[str]:
+def _pads_with_zeros(node: ir.Node) -> bool:
+    """Whether a Pad adds zeros or a mirror's elements, on axes that can be written out."""
+    if len(node.inputs) > 3 and (
+        constant(reads(node, 1)) is None or constant(reads(node, 3)) is None or not rank(read(node))
+    ):
+        return False
+    if attribute(node, "mode", "constant") != "constant" or reads(node, 2) is None:
+        return True
+    value = constant(reads(node, 2))
+    return value is not None and not value.any()
+
+
+def moved_inputs(node: ir.Node) -> list[ir.Value]:
     """Those inputs of a moving node whose elements it moves; the others are sizes and places."""
-    return list(node.input) if node.op_type == "Concat" else list(node.input[:1])
+    return [read(node, index) for index in range(len(node.inputs) if node.op_type == "Concat" else 1)]
 
 
-def quantized_output(editor: GraphEditor, layer: NodeProto) -> str:
-    """The tensor that a Conv in 8 bits writes: its own output, or that of an activation that fuses with it."""
-    reader = editor.only_consumer(layer.output[0])
-    return str(reader.output[0] if reader is not None and reader.op_type in FUSED_ACTIVATIONS else layer.output[0])
-
-
-def _reason_for_float(editor: GraphEditor, node: NodeProto) -> str:
-    weight = editor.constant(node.input[1])
-    if weight is None or (len(node.input) > 2 and node.input[2] and editor.constant(node.input[2]) is None):
+def _reason_for_float(layer: Layer) -> str:
+    if not layer.constant:
         return "its weights are not constant"
-    if node.op_type == "ConvTranspose":
+    if layer.op_type == "ConvTranspose":
         return "ONNX Runtime has no int8 ConvTranspose"
-    if any(editor.constant(origin) is not None for origin in origins(editor, node.input[0])):
+    if any(constant(origin) is not None for origin in origins(layer.input)):
         return "its input is partly constant"
-    if node.op_type == "Conv":
-        return _reason_against_window(node, weight)
-    if weight.ndim != 2 or (node.op_type == "Gemm" and _is_scaled(node)):
+    if layer.op_type == "Conv":
+        return _reason_against_window(layer)
+    if layer.weight.ndim != 2 or layer.is_scaled:
         return "its product is scaled or batched"
-    inputs = weight.shape[1] if attribute(node, "transB", 0) else weight.shape[0]
+    inputs = layer.weight.shape[1 - layer.output_axis]
     return f"it reads only {inputs} numbers" if inputs < MIN_INPUTS else ""
 
 
-def _reason_against_window(node: NodeProto, weight: Array) -> str:
+def _reason_against_window(layer: Layer) -> str:
     """Why a Conv stays in float, by its channels."""
-    outputs, channels = weight.shape[:2]
-    groups = attribute(node, "group", 1)
-    if weight.ndim == 5 and outputs < MIN_OUTPUTS_3D and channels < MIN_CHANNELS_3D:
+    outputs, channels = layer.weight.shape[:2]
+    groups = layer.window.groups
+    if layer.weight.ndim == 5 and outputs < MIN_OUTPUTS_3D and channels < MIN_CHANNELS_3D:
         return f"it is three-dimensional with {channels} channels in and {outputs} out, too few for its columns to pay"
     if groups == 1:
         told = "1 channel" if channels == 1 else f"{channels} channels"
@@ -178,48 +186,44 @@ def _reason_against_window(node: NodeProto, weight: Array) -> str:
     return ""
 
 
-def _lonely_depthwise(editor: GraphEditor, layers: list[NodeProto]) -> dict[str, str]:
+def _lonely_depthwise(layers: Sequence[Layer]) -> dict[str, str]:
     """Depthwise convolutions that no layer in int8 feeds, and why they stay in float."""
-    names = {layer.name for layer in layers if attribute(layer, "group", 1) == 1}
+    groups = {layer: attribute(layer.node, "group", 1) for layer in layers}
+    names = {layer.name for layer in layers if groups[layer] == 1}
     return {
         layer.name: "it is depthwise, and no layer in int8 feeds it"
         for layer in layers
-        if attribute(layer, "group", 1) == len(editor.constants[layer.input[1]]) > 1
-        and not names.issuperset(nearest_layers(editor, layer.input[0]) or {""})
+        if groups[layer] == len(layer.weight) > 1 and not names.issuperset(nearest_layers(layer.input) or {""})
     }
 
 
-def _is_scaled(node: NodeProto) -> bool:
-    return attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1 or bool(attribute(node, "transA", 0))
+def _groups(layers: Sequence[Layer]) -> list[list[ir.Value]]:
+    """The values that are quantised; those whose elements are moved into one share a scale."""
+    read_by_layers = [origins(layer.input) for layer in layers]
+    covered = {value for group in read_by_layers for value in group}
+    written = [(layer.output, _written(layer)) for layer in layers if _must_write_bytes(layer)]
+    return _joined([*read_by_layers, *((end,) for output, end in written if not covered & {output, end})])
 
 
-def _groups(editor: GraphEditor, layers: list[NodeProto]) -> tuple[tuple[str, ...], ...]:
-    groups = [origins(editor, layer.input[0]) for layer in layers]
-    covered = {tensor for group in groups for tensor in group}
-    for layer in layers:
-        if _must_write_bytes(editor, layer):
-            output = quantized_output(editor, layer)
-            if output not in covered and layer.output[0] not in covered:
-                groups.append((output,))
-    return _joined(groups)
+def _written(layer: Layer) -> ir.Value:
+    """What a layer writes in 8 bits: its own output, or that of an activation that the bytes perform."""
+    fused = only_reader(layer.output, _FUSED_WITH_BYTES)
+    return layer.output if fused is None else fused.outputs[0]
 
 
-def _must_write_bytes(editor: GraphEditor, layer: NodeProto) -> bool:
+def _must_write_bytes(layer: Layer) -> bool:
     """Matrix products have int8 kernels that write floats, convolutions have none. And a Gemm that is followed by some
     activations would be fused with them, in float, unless its output is quantised; so would a MatMul with a sum."""
-    reader = editor.only_consumer(layer.output[0])
-    if layer.op_type == "Conv" or reader is None:
-        return layer.op_type == "Conv"
     if layer.op_type == "MatMul":
-        return reader.op_type == "Add" and len(editor.shape(layer.output[0])) == 2
-    return reader.op_type in _FUSED_WITH_GEMM
+        return rank(layer.output) == 2 and only_reader(layer.output, ("Add",)) is not None
+    return layer.op_type == "Conv" or only_reader(layer.output, _FUSED_WITH_GEMM) is not None
 
 
-def _joined(groups: list[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
-    """Groups that share a tensor become one; order of first appearance."""
-    joined: list[list[str]] = []
+def _joined(groups: Sequence[Collection[ir.Value]]) -> list[list[ir.Value]]:
+    """Groups that share a value become one; order of first appearance."""
+    joined: list[list[ir.Value]] = []
     for group in groups:
         touching = [other for other in joined if set(other) & set(group)]
-        merged = list(dict.fromkeys([*(tensor for other in touching for tensor in other), *group]))
-        joined = [other for other in joined if all(other is not gone for gone in touching)] + [merged]
-    return tuple(tuple(group) for group in joined)
+        merged = list(dict.fromkeys([*(value for other in touching for value in other), *group]))
+        joined = [other for other in joined if not any(other is gone for gone in touching)] + [merged]
+    return joined

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import DeduplicateHashedInitializersPass, IdentityEliminationPass
+from onnx_ir.passes.common import DeduplicateHashedInitializersPass, IdentityEliminationPass, RemoveUnusedNodesPass
 
-from edgeae_export.graph.editing import Edit, closed, opened
+from edgeae_export.graph.editing import Edit, closed, opened, refreshed
 from edgeae_export.graph.layer import Layer
 from edgeae_export.graph.values import (
     Array,
@@ -86,9 +86,9 @@ def quantize(
     Returns:
         A graph of standard operators; opset and inputs and outputs as before.
     """
-    opened_model = opened(model)
+    opened_model = opened(model, shapes=False)
     graph = opened_model.graph
-    _pad_all_axes(graph)
+    _pad_all_axes(opened_model)
     values = named_values(graph)
     layers = [Layer(node) for node in named_nodes(graph, sites.layers)]
     scales = {values[name]: ActivationScale.of(*ranges[group]) for group in sites.groups for name in group}
@@ -100,6 +100,7 @@ def quantize(
     for layer, scale in read_in.items():
         shift, weight = (bias_shifts or {}).get(layer.name), (rounded or {}).get(layer.name)
         store_in_int8(inserter.edit, layer, scale, target, shift, weight)
+    RemoveUnusedNodesPass()(opened_model)  # an activation that its bytes perform is no reader any more
     store_in_float16(graph)
     IdentityEliminationPass()(opened_model)
     DeduplicateHashedInitializersPass()(opened_model)
@@ -202,15 +203,18 @@ def _moving_nodes(graph: ir.Graph, layers: Sequence[Layer]) -> list[ir.Node]:
     return [node for node in graph if node in found]
 
 
-def _pad_all_axes(graph: ir.Graph) -> None:
+def _pad_all_axes(model: ir.Model) -> None:
     """Let every Pad that names axes name them all: ONNX Runtime, moving Transposes past it, takes wrong ones."""
-    for node in of_type(graph, "Pad"):
+    naming = [node for node in of_type(model.graph, "Pad") if reads(node, 3) is not None]
+    if naming:
+        refreshed(model)  # for how many there are
+    for node in naming:
         axes, pads, count = constant(reads(node, 3)), constant(reads(node, 1)), rank(read(node))
         if pads is None or axes is None or count == 0:
             continue
         spread = np.zeros((2, count), np.int64)
         spread[:, axes % count] = pads.reshape(2, -1)
-        node.replace_input_with(1, Edit(graph).constant(spread.reshape(-1), f"{node.name}_pads"))
+        node.replace_input_with(1, Edit(model.graph).constant(spread.reshape(-1), f"{node.name}_pads"))
         node.resize_inputs(3)
 
 

@@ -13,15 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from edgeae_runtime.parity import mse
 
 from edgeae_export.arrays import Float32Array, in_large_batches
-from edgeae_export.graph.layers import Array, GraphEditor, activation_values, multiply_adds
+from edgeae_export.graph.editing import opened
+from edgeae_export.graph.layer import activation_values, multiply_adds
 from edgeae_export.graph.running import runner
+from edgeae_export.graph.values import Array, name_of, named_values
 from edgeae_export.int8.calibration import Histogram, Range
 from edgeae_export.int8.placement import Sites, origins
-from edgeae_export.int8.quantize import QuantizedWeight, quantize
+from edgeae_export.int8.quantize import quantize
 from edgeae_export.int8.residual_sums import least_that_matters
+from edgeae_export.int8.weights import QuantizedWeight
 from edgeae_export.targets import Target
 
 Ranges = dict[tuple[str, ...], Range]
@@ -56,47 +60,46 @@ def starting_ranges(
     model: onnx.ModelProto, sites: Sites, histograms: Mapping[str, Histogram], percent: float
 ) -> Ranges:
     """A percentile of each group's values, cut off where the activation function after it saturates."""
-    editor = GraphEditor(model)
+    values = named_values(opened(model).graph)
     ranges: Ranges = {}
     for group in sites.groups:
         parts = [histograms[tensor].percentile(percent) for tensor in group]
         low, high = min(part[0] for part in parts), max(part[1] for part in parts)
-        readers = {node.op_type for tensor in group for node in editor.consumers(tensor)}
+        readers = {node.op_type for tensor in group for node in values[tensor].consumers()}
         if len(readers) == 1 and (limit := SATURATION.get(next(iter(readers)))):
             low, high = max(low, -limit), min(high, limit)
         ranges[group] = (low, high)
-    return _without_what_sums_rectify(editor, ranges)
+    return _without_what_sums_rectify(values, ranges)
 
 
-def _without_what_sums_rectify(editor: GraphEditor, ranges: Ranges) -> Ranges:
+def _without_what_sums_rectify(values: Mapping[str, ir.Value], ranges: Ranges) -> Ranges:
     """Without what is so far below zero that the sum it goes into is rectified, whatever the other summand."""
     highs = {tensor: high for group, (_, high) in ranges.items() for tensor in group}
 
-    def largest(tensor: str) -> float:
-        return max(highs.get(origin, np.inf) for origin in origins(editor, tensor))
+    def largest(value: ir.Value) -> float:
+        return max(highs.get(name_of(origin), np.inf) for origin in origins(value))
 
     bounded = {}
     for group, (low, high) in ranges.items():
-        least = min(least_that_matters(editor, tensor, largest) for tensor in group)
+        least = min(least_that_matters(values[tensor], largest) for tensor in group)
         bounded[group] = max(low, least), high
     return bounded
 
 
-def least_error_ranges(model: onnx.ModelProto, sites: Sites, histograms: Mapping[str, Histogram]) -> Ranges:
+def _least_error_ranges(histograms: Mapping[str, Histogram], widest: Ranges) -> Ranges:
     """The ranges whose rounding and clipping together change the values least, group by group."""
-    widest = starting_ranges(model, sites, histograms, 100.0)
     found: Ranges = {}
-    for group in sites.groups:
+    for group, limits in widest.items():
         parts = [histograms[tensor].least_error() for tensor in group]
         low, high = min(part[0] for part in parts), max(part[1] for part in parts)
-        found[group] = max(low, widest[group][0]), min(high, widest[group][1])
+        found[group] = max(low, limits[0]), min(high, limits[1])
     return found
 
 
 def all_starting_ranges(model: onnx.ModelProto, sites: Sites, histograms: Mapping[str, Histogram]) -> list[Ranges]:
     """Every starting point, from all values to the narrowest."""
     widest, *narrower = (starting_ranges(model, sites, histograms, percent) for percent in PERCENTILES)
-    return [widest, least_error_ranges(model, sites, histograms), *narrower]
+    return [widest, _least_error_ranges(histograms, widest), *narrower]
 
 
 def schedule(model: onnx.ModelProto, groups: int, available: int) -> tuple[Steps, int]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from onnx import NodeProto
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import GraphEditor, layer_multiply_adds
+from edgeae_export.graph.layer import Layer
 from edgeae_export.graph.running import WEIGHTED_OPS
+from edgeae_export.graph.values import fixed_shape, maker, name_of, only_reader, read
 
 MOST_COST = 0.01
 """Sums stay in float while this costs less, together, than this share of the graph's multiply-adds. On a tiny image
@@ -23,51 +24,45 @@ COST_PER_VALUE = 100.0
 """Of two conversions, 0.4 ns each, in multiply-adds of int8."""
 
 
-def float_sums(editor: GraphEditor, weighted: Sequence[NodeProto], quantized: Sequence[str]) -> frozenset[str]:
-    """The quantised tensors that sums go on reading as floats, the smallest first, as long as it costs little.
+def float_sums(weighted: Sequence[Layer], quantized: Sequence[ir.Value]) -> frozenset[str]:
+    """Names of the quantised values that sums go on reading as floats, the smallest first, as long as it costs little.
 
     Args:
-        editor: the float32 graph.
-        weighted: its layers.
-        quantized: the tensors that are quantised.
+        weighted: the layers of a float32 graph.
+        quantized: the values that are quantised.
     """
-    left = MOST_COST * sum(layer_multiply_adds(editor, node) for node in weighted)
-    sizes = {
-        tensor: math.prod(editor.fixed_shape(tensor) or (0,)) for tensor in quantized if _is_stream(editor, tensor)
-    }
+    left = MOST_COST * sum(layer.multiply_adds for layer in weighted)
+    sizes = {name_of(value): math.prod(fixed_shape(value) or (0,)) for value in quantized if _is_stream(value)}
     chosen = set()
-    for tensor in sorted(sizes, key=lambda name: sizes[name]):
-        cost = COST_PER_VALUE * sizes[tensor]
+    for name in sorted(sizes, key=lambda name: sizes[name]):
+        cost = COST_PER_VALUE * sizes[name]
         if 0 < cost <= left:
-            chosen.add(tensor)
+            chosen.add(name)
             left -= cost
     return frozenset(chosen)
 
 
-def least_that_matters(editor: GraphEditor, tensor: str, largest: Callable[[str], float]) -> float:
-    """The value below which a tensor is as good as any lower: it is only added to another and then rectified.
+def least_that_matters(value: ir.Value, largest: Callable[[ir.Value], float]) -> float:
+    """What is as good as any lower number in a value: it is only added to another and then rectified.
 
     Args:
-        editor: the graph.
-        tensor: the tensor.
-        largest: gives the largest value of a tensor, infinity where that is not known.
+        value: the value.
+        largest: gives the largest number in a value, infinity where that is not known.
 
     Returns:
-        Minus the largest value of the other summand; minus infinity where the tensor is used otherwise.
+        Minus the largest number in the other summand; minus infinity where the value is used otherwise.
     """
-    total = editor.only_consumer(tensor)
-    rectifier = None if total is None or total.op_type != "Add" else editor.only_consumer(total.output[0])
-    if total is None or rectifier is None or rectifier.op_type != "Relu":
+    total = only_reader(value, ("Add",))
+    if total is None or only_reader(total.outputs[0], ("Relu",)) is None:
         return -math.inf
-    other = next((name for name in total.input if name != tensor), tensor)
+    other = read(total, 1) if total.inputs[0] is value else read(total)
     return -max(largest(other), 0.0)
 
 
-def _is_stream(editor: GraphEditor, tensor: str) -> bool:
-    """Whether a sum makes a tensor, or the rectifier behind it, and another sum reads it."""
-    maker = editor.producer(tensor)
-    if maker is not None and maker.op_type == "Relu":
-        maker = editor.producer(maker.input[0])
-    if maker is None or maker.op_type in WEIGHTED_OPS:
+def _is_stream(value: ir.Value) -> bool:
+    """Whether a sum makes a value, or the rectifier behind it, and another sum reads it."""
+    rectifier = maker(value, ("Relu",))
+    made_by = value.producer() if rectifier is None else read(rectifier).producer()
+    if made_by is None or made_by.op_type in WEIGHTED_OPS:
         return False
-    return any(reader.op_type == "Add" for reader in editor.consumers(tensor))
+    return any(reader.op_type == "Add" for reader in value.consumers())

@@ -11,17 +11,18 @@ of the fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import NodeProto
 
 from edgeae_export.arrays import Float32Array
-from edgeae_export.graph.layers import Array, GraphEditor, attribute
+from edgeae_export.graph.editing import opened
+from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.values import Array, name_of, named_nodes
 from edgeae_export.int8.calibration import activations
 from edgeae_export.int8.placement import Sites
-from edgeae_export.int8.quantize import QuantizedWeight, quantize_weight
+from edgeae_export.int8.weights import QuantizedWeight, oriented_weight, quantize_weight
 from edgeae_export.targets import Target
 
 ROWS_PER_COLUMN = 6
@@ -48,15 +49,14 @@ def round_weights(
     Returns:
         Per layer, its weight as `quantize_weight` stores it: the same scales, other roundings.
     """
-    editor = GraphEditor(model)
-    layers = [node for node in editor.nodes if node.name in set(sites.layers)]
-    moments = _moments(editor, model, layers, inputs)
-    return {node.name: _rounded(editor, node, moments[node.name], target) for node in layers}
+    layers = [Layer(node) for node in named_nodes(opened(model).graph, sites.layers)]
+    moments = _moments(model, layers, inputs)
+    return {layer.name: _rounded(layer, moments[layer.name], target) for layer in layers}
 
 
-def _rounded(editor: GraphEditor, node: NodeProto, moments: Array, target: Target) -> QuantizedWeight:
+def _rounded(layer: Layer, moments: Array, target: Target) -> QuantizedWeight:
     """One weight: [outputs, columns] per group of inputs, cut where it is too wide."""
-    weight, axis = _oriented(editor, node)
+    weight, axis = oriented_weight(layer)
     nearest = quantize_weight(weight, axis, target)
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)
     scale, zero = (np.broadcast_to(each.astype(np.float64), len(rows)) for each in (nearest.scale, nearest.zero))
@@ -100,49 +100,35 @@ def _with_errors_handed_on(weight: Array, moments: Array, scale: Array, zero: Ar
     return result
 
 
-def _moments(
-    editor: GraphEditor, model: onnx.ModelProto, layers: list[NodeProto], inputs: Float32Array
-) -> Mapping[str, Array]:
+def _moments(model: onnx.ModelProto, layers: Sequence[Layer], inputs: Float32Array) -> Mapping[str, Array]:
     """Per layer, second moments [groups, columns, columns] of what it multiplies, over a sample of its positions."""
     sums: dict[str, Array] = {}
-    seen = dict.fromkeys((node.name for node in layers), 0)
+    seen = dict.fromkeys((layer.name for layer in layers), 0)
     rng = np.random.default_rng(0)
-    for values in activations(model, dict.fromkeys(str(node.input[0]) for node in layers), inputs):
-        for node in layers:
-            value = values[node.input[0]]
-            weight, axis = _oriented(editor, node)
-            columns = weight.size // weight.shape[axis]
+    for values in activations(model, dict.fromkeys(name_of(layer.input) for layer in layers), inputs):
+        for layer in layers:
+            value = values[name_of(layer.input)]
+            columns = layer.weight.size // layer.outputs
             wanted = max(FEWEST_ROWS, ROWS_PER_COLUMN * columns) * len(value) / len(inputs)
-            rows = _rows(editor, node, value, int(np.ceil(wanted)), rng)
-            grouped = rows.reshape(len(rows), attribute(node, "group", 1), -1).transpose(1, 2, 0)
+            rows = _rows(layer, value, int(np.ceil(wanted)), rng)
+            grouped = rows.reshape(len(rows), layer.window.groups, -1).transpose(1, 2, 0)
             moments = grouped @ grouped.transpose(0, 2, 1)
-            sums[node.name] = sums.get(node.name, np.zeros(1)) + moments.astype(np.float64)
-            seen[node.name] += len(rows)
+            sums[layer.name] = sums.get(layer.name, np.zeros(1)) + moments.astype(np.float64)
+            seen[layer.name] += len(rows)
     return {name: total / seen[name] for name, total in sums.items()}
 
 
-def _rows(editor: GraphEditor, node: NodeProto, value: Float32Array, most: int, rng: np.random.Generator) -> Array:
+def _rows(layer: Layer, value: Float32Array, most: int, rng: np.random.Generator) -> Array:
     """Up to `most` of the vectors that a layer multiplies with its weight, [rows, group * columns]."""
-    if node.op_type != "Conv":
+    if layer.op_type != "Conv":
         rows = value.reshape(-1, value.shape[-1])
         return rows if len(rows) <= most else rows[np.sort(rng.choice(len(rows), most, replace=False))]
-    kernel = editor.constants[node.input[1]].shape[2:]
-    axes = len(kernel)
-    pads = attribute(node, "pads", [0] * 2 * axes)
-    strides, dilations = attribute(node, "strides", [1] * axes), attribute(node, "dilations", [1] * axes)
-    reach = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
-    padded = np.pad(value, [(0, 0), (0, 0), *zip(pads[:axes], pads[axes:], strict=True)])
+    window, axes = layer.window, len(layer.window.kernel)
+    reach = [(size - 1) * dilation + 1 for size, dilation in zip(window.kernel, window.dilations, strict=True)]
+    padded = np.pad(value, [(0, 0), (0, 0), *zip(window.pads_begin, window.pads_end, strict=True)])
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + axes)))
-    steps = (slice(None, None, step) for step in (1, 1, *strides, *dilations))
+    steps = (slice(None, None, step) for step in (1, 1, *window.strides, *window.dilations))
     windows = np.moveaxis(windows[tuple(steps)], 1, 1 + axes)  # [n, *positions, channels, *kernel]
     places = windows.shape[: 1 + axes]
     chosen = np.sort(rng.choice(int(np.prod(places)), min(most, int(np.prod(places))), replace=False))
     return windows[np.unravel_index(chosen, places)].reshape(len(chosen), -1)
-
-
-def _oriented(editor: GraphEditor, node: NodeProto) -> tuple[Array, int]:
-    """The weight as `quantize` stores it, and the axis of its outputs."""
-    weight = editor.constants[node.input[1]]
-    if node.op_type == "Conv":
-        return weight, 0
-    return (weight.T if attribute(node, "transB", 0) else weight), 1

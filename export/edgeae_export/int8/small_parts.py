@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from onnx import NodeProto
+import onnx_ir as ir
 
-from edgeae_export.graph.layers import GraphEditor, layer_multiply_adds, layers_after, nearest_layers
+from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.values import constant, fixed_shape, layers_after, nearest_layers, reads
 
 MOST_COST, MOST_STORED = 0.01, 0.05
 """Small layers stay in float while what they cost together is below the first share of the graph's work, and their
@@ -24,56 +25,54 @@ CONVERSION_COST = 50.0
 """What it costs to convert one number to or from 8 bits, in multiply-adds of int8: 0.4 ns against 1 / 130 ns there."""
 
 
-def small_layers(editor: GraphEditor, weighted: Sequence[NodeProto], layers: Sequence[NodeProto]) -> set[str]:
+def small_layers(weighted: Sequence[Layer], layers: Sequence[Layer]) -> set[str]:
     """Names of the small layers, the cheapest first, as long as their sum is small.
 
     Args:
-        editor: the graph.
-        weighted: all its layers.
+        weighted: all layers of a graph.
         layers: those that could run in 8 bits.
     """
-    ends = _Ends(editor, layers)
-    cost = {node.name: ends.cost_in_float(node) for node in layers}
-    stored = {node.name: _weights(editor, node) for node in weighted}
-    most_cost = MOST_COST * sum(layer_multiply_adds(editor, node) for node in weighted)
+    ends = _Ends(layers)
+    cost = {layer.name: ends.cost_in_float(layer) for layer in layers}
+    stored = {layer.name: _weights(layer) for layer in weighted}
+    most_cost = MOST_COST * sum(layer.multiply_adds for layer in weighted)
     most_stored = MOST_STORED * sum(stored.values())
     small: set[str] = set()
-    for node in sorted(layers, key=lambda layer: cost[layer.name]):
-        fits = cost[node.name] <= most_cost and stored[node.name] <= most_stored
-        if fits and ends.is_at_one(node):
-            small.add(node.name)
-            most_cost, most_stored = most_cost - cost[node.name], most_stored - stored[node.name]
+    for layer in sorted(layers, key=lambda layer: cost[layer.name]):
+        fits = cost[layer.name] <= most_cost and stored[layer.name] <= most_stored
+        if fits and ends.is_at_one(layer):
+            small.add(layer.name)
+            most_cost, most_stored = most_cost - cost[layer.name], most_stored - stored[layer.name]
     return small
 
 
 class _Ends:
     """What lies before and after each layer of a graph: layers in int8, or something in float."""
 
-    def __init__(self, editor: GraphEditor, layers: Sequence[NodeProto]) -> None:
-        self.editor = editor
-        self._int8 = {node.name for node in layers}
-        self._before = {node.name: nearest_layers(editor, node.input[0]) for node in layers}
-        self._after = {node.name: layers_after(editor, node) for node in layers}
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._int8 = {layer.name for layer in layers}
+        self._before = {layer.name: nearest_layers(layer.input) for layer in layers}
+        self._after = {layer.name: layers_after(layer.node) for layer in layers}
 
-    def is_at_one(self, node: NodeProto) -> bool:
+    def is_at_one(self, layer: Layer) -> bool:
         """Whether something in float lies before a layer, or nothing in int8 after it."""
-        return not (self._before[node.name] <= self._int8 and self._after[node.name] & self._int8)
+        return not (self._before[layer.name] <= self._int8 and self._after[layer.name] & self._int8)
 
-    def cost_in_float(self, node: NodeProto) -> float:
+    def cost_in_float(self, layer: Layer) -> float:
         """What a layer costs more in float than in int8, in multiply-adds of int8."""
         converted = 0
-        if self._before[node.name] <= self._int8:
-            converted += _values(self.editor, node.input[0])
-        if self._after[node.name] & self._int8:
-            converted += _values(self.editor, node.output[0])
-        return FLOAT_COST * layer_multiply_adds(self.editor, node) + CONVERSION_COST * converted
+        if self._before[layer.name] <= self._int8:
+            converted += _numbers(layer.input)
+        if self._after[layer.name] & self._int8:
+            converted += _numbers(layer.output)
+        return FLOAT_COST * layer.multiply_adds + CONVERSION_COST * converted
 
 
-def _weights(editor: GraphEditor, node: NodeProto) -> int:
-    weight = editor.constant(node.input[1])
+def _weights(layer: Layer) -> int:
+    weight = constant(reads(layer.node, 1))
     return 0 if weight is None else int(weight.size)
 
 
-def _values(editor: GraphEditor, tensor: str) -> int:
-    """Numbers in a tensor per input of the batch."""
-    return math.prod(editor.fixed_shape(tensor) or (0,))
+def _numbers(value: ir.Value) -> int:
+    """How many a value holds per input of the batch; 0 where that is not known."""
+    return math.prod(fixed_shape(value) or (0,))

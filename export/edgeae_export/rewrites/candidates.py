@@ -143,8 +143,7 @@ def _one_by_one(plan: Plan, model: onnx.ModelProto, probe: Probe) -> _Checked:
 
 
 def _content(model: onnx.ModelProto) -> bytes:
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _attempt(model: onnx.ModelProto, steps: Iterable[Step]) -> tuple[onnx.ModelProto, list[Decision], str]:

@@ -214,9 +214,8 @@ def _reorder(layer: _MappedGemm) -> str:
     return "its columns reordered, so that the map lies channels last"
 
 
-to_channels_last = (
-    Rewrite(RULE, _match_shuffle, _obstacle_to_shuffle, _replace_shuffle),
-    Rewrite(RULE, _match_resize, _obstacle_to_repeating, _repeat),
-    Rewrite(RULE, _match_map, _obstacle_to_reordering, _reorder),
-)
+_SHUFFLES = Rewrite(RULE, _match_shuffle, _obstacle_to_shuffle, _replace_shuffle)
+_RESIZES = Rewrite(RULE, _match_resize, _obstacle_to_repeating, _repeat)
+_MAPS = Rewrite(RULE, _match_map, _obstacle_to_reordering, _reorder)
+to_channels_last = (_SHUFFLES, _RESIZES, _MAPS)
 """Rewrite every DepthToSpace and other shuffle, every nearest Resize, and every Gemm -> Reshape to a map."""

@@ -45,8 +45,9 @@ class Plan:
 
 def merges(layer: Layer) -> bool:
     """Whether the shuffle of a ConvTranspose's sub-pixel form would merge with the convolution after it."""
-    reader, strides = Layer.of(only_reader(layer.end), "Conv"), set(attribute(layer.node, "strides", [1]))
-    return reader is not None and len(strides) == 1 and strides != {1} and not obstacle_to_merging(reader, *strides)
+    reader, strides = Layer.of(only_reader(layer.end), "Conv"), attribute(layer.node, "strides", [1])
+    alike = len(set(strides)) == 1 and strides[0] != 1
+    return reader is not None and alike and not obstacle_to_merging(reader, strides[0])
 
 
 def _match_last(node: ir.Node) -> Layer | None:
