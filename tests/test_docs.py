@@ -8,9 +8,11 @@ from pathlib import Path
 
 import edgeae_export
 import edgeae_runtime
+import numpy as np
 import pytest
 
 import edgeae
+from tests.export.graphs import graph, operators
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -49,27 +51,46 @@ def test_every_public_name_is_described(package):
         assert described, name
 
 
-def test_the_worked_example_computes_the_same(monkeypatch):
-    """The page's rewrite under its name, then the page's tests as pytest runs them."""
-    rewrite, tests = re.findall(r"^```python\n(.*?)^```$", (DOCS / "add-a-rewrite.md").read_text(), re.DOTALL | re.M)
-    name = "edgeae_export.rewrites.gain"
-    module = types.ModuleType(name)
-    monkeypatch.setitem(sys.modules, name, module)
-    exec(compile(rewrite, "gain.py", "exec"), module.__dict__)
-    found: dict[str, object] = {}
-    exec(compile(tests, "test_gain.py", "exec"), found)
+@pytest.fixture
+def gain(monkeypatch):
+    """The page's rewrite, as a module under its name."""
+    return executed(monkeypatch, "gain", blocks("python")[0])
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / "add-a-rewrite.md").read_text(), re.DOTALL | re.M)
+
+
+def executed(monkeypatch, name, code):
+    module = types.ModuleType(f"edgeae_export.rewrites.{name}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(code, f"{name}.py", "exec"), module.__dict__)
+    return module
+
+
+def test_the_worked_example_passes_its_own_tests(gain):
+    found = {}
+    exec(compile(blocks("python")[1], "test_gain.py", "exec"), found)
     for factor in [(), (1,), (5, 1, 1), (1, 5, 1, 1)]:
         for bias in (True, False):
             found["test_a_gain_is_folded"](factor, bias)
-    found["test_a_gain_per_position_is_left_alone"]()
-    found["test_a_map_that_is_read_elsewhere_is_left_alone"]()
+    (cases,) = found["test_what_it_leaves_alone_and_why"].pytestmark
+    assert len(cases.args[1]) == 5
+    for case in cases.args[1]:
+        found["test_what_it_leaves_alone_and_why"](*case)
 
 
-def test_the_example_is_registered_where_the_page_says():
-    plans = (ROOT / "export" / "edgeae_export" / "rewrites" / "plans.py").read_text()
-    assert re.search(r"^FOLDING: .*\{$", plans, re.M)
-    assert '"affine_folding": ' in plans
-    assert "def steps_of(" in plans
+def test_the_example_is_applied_after_the_two_lines_that_the_page_adds(monkeypatch, gain):
+    source = (ROOT / "export" / "edgeae_export" / "rewrites" / "plans.py").read_text()
+    for before, line in re.findall(r"^ (.+)\n\+(.+)$", blocks("diff")[0], re.M):
+        assert source.count(f"\n{before}\n") == 1
+        source = source.replace(f"\n{before}\n", f"\n{before}\n{line}\n")
+    plans = executed(monkeypatch, "plans", source)
+    nodes = [("ConvTranspose", ["x", "w"], ["h"], {}), ("Mul", ["h", "f"], ["y"], {})]
+    constants = {"w": np.ones((1, 2, 3, 3), np.float32), "f": np.float32(2)}
+    folded, (decision,) = plans.fold(graph(nodes, [1, 4, 4], constants))
+    assert (decision.rule, decision.applied) == ("gain", True)
+    assert operators(folded) == ["ConvTranspose"]
 
 
 def test_every_page_is_in_the_site():
