@@ -41,3 +41,11 @@ def images() -> np.ndarray:
     noise = np.random.default_rng(0).random((120, 1, 20, 20))
     smooth = sum(noise[:, :, i : i + 16, j : j + 16] for i in range(5) for j in range(5)) / 25
     return np.rint((smooth - smooth.min()) / np.ptp(smooth) * 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> np.ndarray:
+    """150 float32 images in [0, 1], blurred noise too."""
+    noise = np.random.default_rng(0).random((150, 1, 20, 20))
+    smooth = sum(noise[:, :, i : i + 16, j : j + 16] for i in range(5) for j in range(5)) / 25
+    return ((smooth - smooth.min()) / np.ptp(smooth)).astype(np.float32)

@@ -260,7 +260,7 @@ def test_the_verdict_tells_size_speed_and_quality():
 
 
 @pytest.mark.skipif(THREAD_CLOCK is time.perf_counter_ns, reason="no fine clock of a thread's CPU time here")
-def test_the_verdict_of_a_busy_machine_is_that_of_an_idle_one(monkeypatch):
+def test_the_verdict_of_a_busy_machine_is_that_of_an_idle_one(monkeypatch, whole_turns):
     monkeypatch.setattr("edgeae_export.verdict.SECONDS", 0.3)
     model, x = uneven_decoder()
     int8 = compile_int8(model, x, TOLERANCE, TARGET).model
