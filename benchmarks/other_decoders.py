@@ -51,7 +51,6 @@ class Model:
     def __init__(self, name: str, encoder: nn.Module, decoder: nn.Module, config: AutoencoderConfig) -> None:
         self.name, self.encoder, self.decoder = name, encoder, decoder
         self.image_shape, self.latent_dim = config.image_shape, config.latent_dim
-        self.preprocessing = {"source_size": None, "pad": [0, 0, 0, 0], "scale": 1 / 255}
 
 
 def models() -> list[Model]:

@@ -105,7 +105,7 @@ def _document(checkpoint: Checkpoint, files: Mapping[str, FileRecord]) -> Docume
             "source": checkpoint.data_source,
             "fingerprint": checkpoint.data_fingerprint,
         },
-        "preprocessing": dict(checkpoint.preprocessing),
+        "preprocessing": checkpoint.preprocessing.as_document(),
         "training": asdict(checkpoint.training),
         "precision": checkpoint.precision,
         "history": [asdict(record) for record in checkpoint.history],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 from edgeae_runtime.command.exits import interrupt_behind
 from edgeae_runtime.errors import InputError
@@ -91,12 +91,8 @@ def _config(given: Given, previous: Checkpoint) -> AutoencoderConfig:
 
 
 def _pictures(given: Given, previous: Checkpoint) -> PictureOptions:
-    resize = cast("dict[str, Any]", previous.preprocessing.get("resize") or {})
-    return PictureOptions(
-        size=given.image_size or (resize["size"][0] if resize else previous.config.image_size),
-        channels=given.channels or resize.get("channels", 3),
-        fit=given.fit or resize.get("fit", "crop"),
-    )
+    before = PictureOptions.of(previous.preprocessing) or PictureOptions(previous.config.image_size)
+    return PictureOptions(given.image_size or before.size, given.channels or before.channels, given.fit or before.fit)
 
 
 @contextmanager

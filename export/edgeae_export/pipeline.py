@@ -56,7 +56,10 @@ MAX_RISE = 1e6
 
 
 class ExportableAutoencoder(Protocol):
-    """An autoencoder that brings its own shapes; `edgeae.load_checkpoint` returns one."""
+    """An autoencoder that brings its own shapes; `edgeae.load_checkpoint` returns one.
+
+    It may also bring how its pictures were prepared, a `Preprocessing` as `preprocessing`.
+    """
 
     @property
     def encoder(self) -> nn.Module:
@@ -69,10 +72,6 @@ class ExportableAutoencoder(Protocol):
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height, width."""
-
-    @property
-    def preprocessing(self) -> Mapping[str, object]:
-        """How a picture becomes an image: `source_size`, `pad` and `scale`, as in the manifest."""
 
 
 def export(
@@ -175,9 +174,9 @@ def export(
         quality=quality,
         target=machine,
         calibration_images=len(images.calibration) if "int8" in precision.values() else 0,
-        preprocessing={**adapted.preprocessing, "model_range": value_range.as_document()},
+        preprocessing=adapted.preprocessing,
         prior=adapted.prior,
-        bounded=value_range.bounded,
+        value_range=value_range,
         real_images=images.real,
         rounding=rounding,
         golden_corners=golden_corners(corners, runs, kinds, rounding, peaks),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from edgeae_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, parse_manifest
 from edgeae_runtime.bundle.parts import LatentSpace, Layer, Part, TensorSpec
+from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.bundle.reader import open_bundle
 from edgeae_runtime.errors import BundleError, InputError, shown
 from edgeae_runtime.files.file_record import record_of
@@ -30,6 +31,7 @@ from edgeae_export.modules.images import GOLDEN_IMAGES
 from edgeae_export.parity import COMMON_LIMITS, Int8Limits, limit_on_few
 from edgeae_export.reference import Reference
 from edgeae_export.targets import Target
+from edgeae_export.value_range import ValueRange
 
 _TOOLS = ("edgeae", "edgeae-runtime", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
 _BESIDE = ("README.md", "tuning.json", "variants", "model.sig", ".DS_Store", "Thumbs.db", "desktop.ini")
@@ -46,11 +48,11 @@ class BundleContents:
     quality: Mapping[str, float]
     target: Target
     calibration_images: int
-    preprocessing: Mapping[str, object]
+    preprocessing: Preprocessing
     prior: str | None
     """`"normal"` where latents are drawn from N(0, 1), else None."""
-    bounded: bool
-    """Whether images lie in [0, 1]; otherwise their values may be any finite numbers."""
+    value_range: ValueRange
+    """What the model's own images look like."""
     real_images: bool
     rounding: float
     """Most that the decoder's own rounding of its pixels changes them."""
@@ -138,7 +140,7 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
             "limits": _golden_limits(contents),
             "corners": contents.golden_corners.as_document() if contents.golden_corners else None,
         },
-        "preprocessing": dict(contents.preprocessing),
+        "preprocessing": contents.preprocessing.as_document() | {"model_range": contents.value_range.as_document()},
         "latent": latent.as_document(),
         "target": contents.target.as_document(),
         "quantization": _quantization(contents),
@@ -230,7 +232,7 @@ def _golden_bytes(contents: BundleContents) -> bytes:
 def _tensors(values: Iterable[ValueInfoProto], contents: BundleContents) -> tuple[TensorSpec, ...]:
     """Images are bound to [0, 1] unless they are signals or rows; latents may be any finite number."""
     reference = contents.reference
-    ranges = {"image": (0.0, 1.0) if contents.bounded else None}
+    ranges = {"image": (0.0, 1.0) if contents.value_range.bounded else None}
     dtypes: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
     latent = reference.latents.shape[1:]
     shapes = {"image": reference.images.shape[1:], "latent": latent, "log_variance": latent}
