@@ -117,7 +117,7 @@ def measure(model: Model, images: np.ndarray) -> dict[str, Any]:
         bound = {name: (lambda call=call, batch=batch: call(latents[:batch])) for name, call in calls.items()}
         timed = interleave(bound, rounds=7, seconds_per_turn=0.08)
         times[batch] = {name: each.median_us for name, each in timed.items()}
-    quality = reports["int8"].manifest.document["quality"]
+    quality = reports["int8"].quality
     return {
         "decoder": model.name,
         "plans": {kind: each.compiled.plan for kind, each in part.items()},

@@ -100,7 +100,7 @@ def run_demo(
         "training": [vars(record) for record in checkpoint.history],
         "entropy_floor": checkpoint.entropy_floor,
         "bytes": {name: {part: r.bytes for part, r in report.parts.items()} for name, report in exports.items()},
-        "quality": {name: report.manifest.document["quality"] for name, report in exports.items()},
+        "quality": {name: dict(report.quality) for name, report in exports.items()},
         "verify": verified,
         "bench": bench,
     }

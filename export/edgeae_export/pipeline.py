@@ -185,7 +185,7 @@ def export(
     manifest = write_bundle(contents, out, overwrite=overwrite)
     sentence = verdict(quantized.comparisons, quality, quantized.told) if quantize != "none" else ""
     notices = [*adapted.notices, *reference.notices, *([corners.notice] if corners.notice else []), *notices]
-    return ExportReport(Path(out), parts, checks, manifest, quantized.comparisons, sentence, notices)
+    return ExportReport(Path(out), parts, checks, manifest, quality, quantized.comparisons, sentence, notices)
 
 
 def _float32_part(source: PartSource, machine: Target | None, tell: Callable[[str], None]) -> PartReport:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edgeae_runtime.bundle.golden_limits import limits_document
 from edgeae_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, parse_manifest
 from edgeae_runtime.bundle.parts import LatentSpace, Layer, Part, TensorSpec
 from edgeae_runtime.bundle.preprocessing import Preprocessing
@@ -23,7 +24,7 @@ from onnx import TensorProto, ValueInfoProto
 from edgeae_export.bundle.model_card import model_card
 from edgeae_export.bundle.swap import check_writable, put_back, replace_folder
 from edgeae_export.compiler import Compiled
-from edgeae_export.corners import GoldenCorners
+from edgeae_export.corners import ShippedCorners
 from edgeae_export.graph.executed import executed_layers
 from edgeae_export.graph.running import check_guarded, operator_counts, parameter_count
 from edgeae_export.int8.fitting import Fitted
@@ -56,7 +57,7 @@ class BundleContents:
     real_images: bool
     rounding: float
     """Most that the decoder's own rounding of its pixels changes them."""
-    golden_corners: GoldenCorners | None = None
+    golden_corners: ShippedCorners | None = None
     """What travels with the bundle beside real images."""
     limits: Int8Limits = COMMON_LIMITS
     """What int8 was allowed to cost."""
@@ -137,8 +138,9 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
         "parts": {name: _part(name, part, files, contents) for name, part in contents.parts.items()},
         "golden": {
             **record_of("golden.npz", files["golden.npz"]).as_document(),
-            "limits": _golden_limits(contents),
-            "corners": contents.golden_corners.as_document() if contents.golden_corners else None,
+            **limits_document(
+                _golden_limits(contents), contents.golden_corners.record if contents.golden_corners else None
+            ),
         },
         "preprocessing": contents.preprocessing.as_document() | {"model_range": contents.value_range.as_document()},
         "latent": latent.as_document(),
