@@ -12,7 +12,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from edgeae_runtime.bundle.preprocessing import Preprocessing
-from edgeae_runtime.errors import InputError, shown
+from edgeae_runtime.errors import InputError, gist, shown
 from edgeae_runtime.files.documents import Document, Entries
 from edgeae_runtime.files.file_record import FileRecord, record_of
 from edgeae_runtime.files.regular import read_regular
@@ -224,7 +224,7 @@ def _read_tensors(document: Entries, name: str, where: Path) -> Tensors:
     try:
         return safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise document.error(f"names {record.file}, which is no safetensors file ({error})") from error
+        raise document.error(f"names {record.file}, which is no safetensors file ({gist(error)})") from error
 
 
 def _read_vouched(where: Path, record: FileRecord) -> bytes:
