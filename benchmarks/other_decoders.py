@@ -22,7 +22,7 @@ from edgeae_export.graph.running import runner
 from edgeae_runtime.measure.timing import interleave
 from torch import Tensor, nn
 
-from benchmarks.results import RESULTS, write_result
+from benchmarks.results import RESULTS, whole_number, write_result
 from edgeae.data import load_images, prepare
 from edgeae.model import AutoencoderConfig, Decoder, Encoder
 
@@ -132,7 +132,7 @@ def measure(model: Model, images: np.ndarray) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=whole_number(1, 1_000_000), default=80)
     parser.add_argument("--json", type=Path, default=RESULTS / "other_decoders.json")
     options = parser.parse_args()
     rows = []

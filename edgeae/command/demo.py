@@ -42,7 +42,7 @@ def demo(
             out,
             TrainingConfig(epochs=epochs),
             AutoencoderConfig.preset(preset, channels=images.train_images.shape[1], kind=kind),
-            on_stage=lambda stage: bar.line(f"· {stage}"),
+            on_progress=lambda stage: bar.line(f"· {stage}"),
             on_training=bar,
         )
     console.heading("Training")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from edgeae_runtime.bundle.parts import LatentSpace, Layer, Part, TensorSpec
 from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.bundle.reader import open_bundle
 from edgeae_runtime.errors import BundleError, InputError, shown
+from edgeae_runtime.files.documents import json_bytes
 from edgeae_runtime.files.file_record import record_of
 from edgeae_runtime.parity import Check
 from onnx import TensorProto, ValueInfoProto
@@ -120,7 +120,7 @@ def write_bundle(contents: BundleContents, out: str | Path, *, overwrite: bool) 
         check_guarded(files[f"{name}.onnx"], name)
     files["golden.npz"] = _golden_bytes(contents)
     document = _document(contents, files)
-    files[MANIFEST_FILE] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+    files[MANIFEST_FILE] = json_bytes(document)
     manifest = parse_manifest(files[MANIFEST_FILE])
     files["README.md"] = model_card(document).encode()
     replace_folder(Path(out), files)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
-from typing import Any, TypeGuard, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from edgeae_runtime.errors import shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_FIGURE = 1e15
 """Larger than any figure that is measured: 30 years in microseconds."""
@@ -162,6 +165,21 @@ def finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [finite(entry) for entry in value]
     return value
+
+
+def json_bytes(document: Mapping[str, Any]) -> bytes:
+    """A document as every file of ours has it; ValueError where it holds NaN or infinity."""
+    import json
+
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+
+
+def write_json(path: str | Path, report: dict[str, Any]) -> None:
+    """Write a report, atomically; to standard output for `-`. What is not a number becomes null."""
+    from edgeae_runtime.files.writing import write_atomically  # here: a runtime that only reads does without it
+
+    raw = json_bytes({key: finite(entry) for key, entry in report.items()})
+    write_atomically(path, lambda file: file.write(raw))
 
 
 def _refuse_constant(name: str) -> float:
