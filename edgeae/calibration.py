@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from edgeae_export.modules.images import CALIBRATION_IMAGES, GOLDEN_IMAGES, HELD_OUT_IMAGES, MOST_BYTES
-from edgeae_runtime.bundle.preprocessing import FITS, Preprocessing
+from edgeae_runtime.bundle.preprocessing import FITS, Fit, Preprocessing
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files.array_files import find_array, is_array_file
 from edgeae_runtime.files.axes import as_batch, fits_any, fits_batch, guess_shape
@@ -59,7 +59,7 @@ class CalibrationImages:
 
 
 def own_images(
-    source: str, model: object, image_shape: Sequence[int] | None = None, fit: str | None = None
+    source: str, model: object, image_shape: Sequence[int] | None = None, fit: Fit | None = None
 ) -> CalibrationImages:
     """Images for a model of the user's own.
 
@@ -116,7 +116,7 @@ def checkpoint_calibration(source: str, checkpoint: Checkpoint) -> CalibrationIm
     return CalibrationImages(images, notices=notices)
 
 
-def _own_pictures(files: list[Path], shape: tuple[int, ...], fit: str | None, notices: list[str]) -> CalibrationImages:
+def _own_pictures(files: list[Path], shape: tuple[int, ...], fit: Fit | None, notices: list[str]) -> CalibrationImages:
     """Pictures, a seeded tenth of them held out: in class folders the last tenth would be of one class."""
     if not shape:
         shape = _common_shape(files)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from edgeae_export import ExportReport, export
+from edgeae_export.pipeline import Quantize
 from edgeae_runtime import Autoencoder, verify
 from edgeae_runtime.arrays import Float32Array
 from edgeae_runtime.errors import InputError
@@ -26,7 +27,7 @@ from edgeae.model import AutoencoderConfig
 from edgeae.plots import plot_decoded_grid, plot_latent_plane, plot_loss, plot_reconstructions
 from edgeae.training.loop import TrainingConfig, TrainingProgress, train
 
-PRECISIONS = {"float32": "none", "int8": "int8"}
+PRECISIONS: dict[str, Quantize] = {"float32": "none", "int8": "int8"}
 _SHOWN = 10  # pictures in a row: one of each class, then the next of each
 _SAMPLES = 64  # new pictures
 _GRID = 15  # points per axis of the decoded plane

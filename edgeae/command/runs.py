@@ -12,12 +12,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from edgeae_runtime.bundle.preprocessing import Fit
 from edgeae_runtime.command.exits import interrupt_behind
 from edgeae_runtime.errors import InputError
 
 from edgeae.checkpoint import CHECKPOINT_FILE, Checkpoint, has_checkpoint, load_checkpoint
 from edgeae.data import ImageSet, PictureOptions, holds_pictures, load_images
-from edgeae.model import AutoencoderConfig
+from edgeae.model import AutoencoderConfig, Kind
 from edgeae.training_config import TrainingConfig
 
 DEFAULT_DATA = "fashion-mnist"
@@ -29,16 +30,16 @@ class TerminatedError(KeyboardInterrupt):
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What was typed; None for what was not."""
+    """What was typed, which who takes it checks; None for what was not."""
 
     data: str | None
-    kind: str | None
+    kind: Kind | None
     preset: str | None
     latent_dim: int | None
     image_size: int | None
     channels: int | None
     """Of pictures; other data know theirs."""
-    fit: str | None
+    fit: Fit | None
     training: Mapping[str, Any]
     """Fields of `TrainingConfig`."""
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from edgeae_runtime.bundle.preprocessing import FITS, Preprocessing
+from edgeae_runtime.bundle.preprocessing import FITS, Fit, Preprocessing
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files.array_files import find_array
 from edgeae_runtime.files.regular import open_regular
@@ -64,7 +64,7 @@ class PictureOptions:
     """Height and width of the images in pixels."""
     channels: int = 3
     """1 for grey, 3 for colour; pictures are converted."""
-    fit: str = "crop"
+    fit: Fit = "crop"
     """`crop` the middle square, `pad` with black to a square, or `stretch`."""
     test_share: float = 0.1
     """Share of the pictures that is kept for testing."""

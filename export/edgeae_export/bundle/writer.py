@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from edgeae_runtime.bundle.golden_limits import limits_document
 from edgeae_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, parse_manifest
-from edgeae_runtime.bundle.parts import LatentSpace, Layer, Part, TensorSpec
+from edgeae_runtime.bundle.parts import LatentSpace, Layer, Part, Pixels, TensorSpec
 from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.bundle.reader import open_bundle
 from edgeae_runtime.errors import BundleError, InputError, shown
@@ -235,7 +235,7 @@ def _tensors(values: Iterable[ValueInfoProto], contents: BundleContents) -> tupl
     """Images are bound to [0, 1] unless they are signals or rows; latents may be any finite number."""
     reference = contents.reference
     ranges = {"image": (0.0, 1.0) if contents.value_range.bounded else None}
-    dtypes: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
+    dtypes: dict[int, Pixels] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
     latent = reference.latents.shape[1:]
     shapes = {"image": reference.images.shape[1:], "latent": latent, "log_variance": latent}
     specs = []

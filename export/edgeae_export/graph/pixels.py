@@ -8,7 +8,6 @@ from onnx import TensorProto, helper
 
 from edgeae_export.graph.layers import GraphEditor
 
-PIXELS = ("float32", "uint8")
 HALF_STEP = 0.5 / 255 * 1.001
 """Most that rounding to the nearest of 256 steps changes a value in [0, 1]; the rest is float32's own rounding."""
 

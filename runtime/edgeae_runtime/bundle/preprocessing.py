@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from edgeae_runtime.files.documents import Document, Entries
 
 MAX_NUMBER = 3.4e38  # float32 holds no larger one
-FITS = ("crop", "pad", "stretch")
+Fit = Literal["crop", "pad", "stretch"]
+FITS: tuple[Fit, ...] = get_args(Fit)
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Preprocessing:
     """Zero pixels added at the top, bottom, left and right."""
     scale: float = 1 / 255
     """Factor from 8-bit pixels to the input's range."""
-    fit: str | None = None
+    fit: Fit | None = None
     """How pictures of any size are brought to the model's: `crop`, `pad` or `stretch`; None where they are not."""
     size: tuple[int, int] | None = None
     """Height and width that they were brought to; None where they were not, or where nobody wrote it down."""

@@ -23,6 +23,7 @@ Document = dict[str, Any]  # one JSON object
 Wrong = Callable[[str], Exception]
 """The error for a document with this problem, which begins with a verb: "lacks 'parts'"."""
 _T = TypeVar("_T")
+_Word = TypeVar("_Word", bound=str)
 
 
 class Entries:
@@ -89,7 +90,7 @@ class Entries:
         """The values of the given kind in the list under a key."""
         return [self.typed(item, kind, self.place(key)) for item in self.take(key, list)]
 
-    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+    def choice(self, key: str, choices: tuple[_Word, ...]) -> _Word:
         """The word under a key, one of the choices."""
         return self.one_of(self.take(key, str), choices, self.place(key))
 
@@ -111,11 +112,12 @@ class Entries:
             raise self.error(f"has {_told(values)} for {self.place(key)}, expected {expected} from {least}")
         return tuple(values)
 
-    def one_of(self, value: str, choices: tuple[str, ...], where: str) -> str:
+    def one_of(self, value: str, choices: tuple[_Word, ...], where: str) -> _Word:
         """The value, one of the choices."""
-        if value not in choices:
-            raise self.error(f"has {_told(value)} in {where}, expected {' or '.join(choices)}")
-        return value
+        for choice in choices:
+            if choice == value:
+                return choice
+        raise self.error(f"has {_told(value)} in {where}, expected {' or '.join(choices)}")
 
     def typed(self, value: object, kind: type[_T], where: str) -> _T:
         """The value, of the given kind; a truth value is no whole number."""
