@@ -11,7 +11,6 @@ class SmallModel:
 
     image_shape = (1, 16, 16)
     latent_dim = 3
-    preprocessing = {"source_size": None, "pad": [0, 0, 0, 0], "scale": 1 / 255}  # noqa: RUF012
 
     def __init__(self, seed: int = 0) -> None:
         torch.manual_seed(seed)

@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from edgeae_export import OwnModel, ValueRange, export
+from edgeae_export.modules.adapter import adapt
 from edgeae_runtime import Autoencoder, InputError, open_bundle, verify
+from edgeae_runtime.bundle.preprocessing import Preprocessing
 from torch import nn
 
 from tests.export.nets import SIZE, Base, decoder_net, encoder_net, torch_of
@@ -342,3 +344,22 @@ def test_oblong_pictures(tmp_path):
     images = np.random.default_rng(0).random((40, 1, 16, 24), dtype=np.float32)
     export(model, tmp_path / "bundle", calibration=images, quantize="int8")
     assert Autoencoder.load(tmp_path / "bundle").reconstruct(images[:2]).shape == (2, 1, 16, 24)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (nn.Sequential(), Preprocessing()),
+        (Preprocessing((10, 10), (3, 3, 3, 3)), Preprocessing((10, 10), (3, 3, 3, 3))),
+        ({"source_size": [10, 10], "pad": [3, 3, 3, 3], "scale": 0.5}, Preprocessing((10, 10), (3, 3, 3, 3), 0.5)),
+    ],
+)
+def test_what_a_model_calls_preprocessing_is_taken_where_it_is_some(model, given, found):
+    model.preprocessing = given
+    assert adapt(model).preprocessing == found
+
+
+def test_preprocessing_that_says_nothing_is_refused(model):
+    model.preprocessing = {"resize": 32}
+    with pytest.raises(InputError, match="lacks 'pad'"):
+        adapt(model)

@@ -319,3 +319,7 @@ def test_planned_layers_are_executed_layers_after_every_step(halves):
         assert {name for name, precision in executed.items() if precision == "int8"} == set(part.fitted.sites.layers)
         assert {name for name, precision in executed.items() if precision != "int8"} == set(part.kept)
         assert dequantized_weights(optimized(part.model)) == []
+
+
+def test_the_names_of_machines_are_those_that_are_known():
+    assert set(TARGETS) == {"host", *PRESETS, *NICKNAMES}
