@@ -21,8 +21,8 @@ import torch
 from edgeae_export.modules.running import torch_runner
 from edgeae_export.parity import reconstruction_rise
 from edgeae_export.pipeline import MAX_PSNR_DB
-from edgeae_runtime.command.actions import write_json
 from edgeae_runtime.errors import EdgeAEError
+from edgeae_runtime.files.documents import write_json
 from edgeae_runtime.machine import usable_cores
 from edgeae_runtime.measure.bench import AGAIN, Case, Row, document
 from edgeae_runtime.measure.cold_start import measure
@@ -32,7 +32,7 @@ from edgeae_runtime.parity import psnr
 import edgeae
 from benchmarks.peers.models import EDGEAE, PARTS, VARIANTS, Variant, make_models
 from benchmarks.peers.processes import PeerError, Worker, worker_command
-from benchmarks.results import RESULTS
+from benchmarks.results import RESULTS, whole_number
 from edgeae.checkpoint_images import checkpoint_images
 
 BATCHES = (1, 8, 64)
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="runs/latest")
     parser.add_argument("--work", type=Path, default=Path("runs/peers"))
     parser.add_argument("--json", type=Path, default=RESULTS / "peers.json")
-    parser.add_argument("--rounds", type=int, default=MAX_ROUNDS)
+    parser.add_argument("--rounds", type=whole_number(1, 1000), default=MAX_ROUNDS)
     parser.add_argument("--keep-models", action="store_true", help="use the files of an earlier run")
     options = parser.parse_args()
     checkpoint = edgeae.load_checkpoint(options.checkpoint)

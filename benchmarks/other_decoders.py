@@ -22,7 +22,7 @@ from edgeae_export.graph.running import runner
 from edgeae_runtime.measure.timing import interleave
 from torch import Tensor, nn
 
-from benchmarks.results import RESULTS, write_result
+from benchmarks.results import RESULTS, whole_number, write_result
 from edgeae.data import load_images, prepare
 from edgeae.model import AutoencoderConfig, Decoder, Encoder
 
@@ -51,7 +51,6 @@ class Model:
     def __init__(self, name: str, encoder: nn.Module, decoder: nn.Module, config: AutoencoderConfig) -> None:
         self.name, self.encoder, self.decoder = name, encoder, decoder
         self.image_shape, self.latent_dim = config.image_shape, config.latent_dim
-        self.preprocessing = {"source_size": None, "pad": [0, 0, 0, 0], "scale": 1 / 255}
 
 
 def models() -> list[Model]:
@@ -118,7 +117,7 @@ def measure(model: Model, images: np.ndarray) -> dict[str, Any]:
         bound = {name: (lambda call=call, batch=batch: call(latents[:batch])) for name, call in calls.items()}
         timed = interleave(bound, rounds=7, seconds_per_turn=0.08)
         times[batch] = {name: each.median_us for name, each in timed.items()}
-    quality = reports["int8"].manifest.document["quality"]
+    quality = reports["int8"].quality
     return {
         "decoder": model.name,
         "plans": {kind: each.compiled.plan for kind, each in part.items()},
@@ -133,7 +132,7 @@ def measure(model: Model, images: np.ndarray) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=whole_number(1, 1_000_000), default=80)
     parser.add_argument("--json", type=Path, default=RESULTS / "other_decoders.json")
     options = parser.parse_args()
     rows = []

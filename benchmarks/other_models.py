@@ -48,7 +48,7 @@ def measure(other: OtherModel, model: torch.nn.Module, inputs: np.ndarray) -> di
         for name in ("float32", "int8"):
             found = compared(timed["plain"], timed[name])
             speed[part][name] = {"speed_up": round(found.ratio, 3), "real": found.real}
-    quality = reports["int8"].manifest.document["quality"]
+    quality = reports["int8"].quality
     parity = [check for check in reports["float32"].checks if check.metric == "max_abs"]
     worst = max(parity, key=lambda check: check.measured / check.limit)
     return {

@@ -5,9 +5,11 @@ What only reads results, to make tables and pictures of them, needs nothing but 
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,17 @@ EXACT_DB = 100
 """From this PSNR on, two float32 results are the same but for rounding."""
 
 Report = dict[str, Any]
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """The type of an option of argparse; what is something else, or outside, is refused before the work."""
+
+    def parse(typed: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", typed.strip()) or not least <= int(typed) <= most:
+            raise argparse.ArgumentTypeError(f"got {typed[:40]!r}, expected a whole number from {least} to {most:,}")
+        return int(typed)
+
+    return parse
 
 
 def read_result(name: str) -> Report:
@@ -44,7 +57,7 @@ def write_result(kind: str, figures: Mapping[str, Any], path: Path, packages: Se
         path: the file.
         packages: distributions whose versions matter here, beside those that the machine's description names.
     """
-    from edgeae_runtime.command.actions import write_json
+    from edgeae_runtime.files.documents import write_json
     from edgeae_runtime.machine import describe_machine
     from edgeae_runtime.measure.bench import SCHEMA_VERSION
     from edgeae_runtime.measure.timing import METHOD

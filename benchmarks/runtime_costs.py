@@ -33,7 +33,7 @@ from edgeae_runtime.measure.timing import interleave
 from edgeae_runtime.sessions.providers import create_session
 from onnxruntime import InferenceSession
 
-from benchmarks.results import RESULTS, write_result
+from benchmarks.results import RESULTS, whole_number, write_result
 
 IDLE_SECONDS = 10
 SOAK_THREADS = 4
@@ -126,7 +126,7 @@ def soak(bundle: Path, call: str, calls: int) -> dict[str, Any]:
     start = time.monotonic()
     for worker in workers:
         worker.start()
-    samples: list[tuple[int, float]] = []
+    samples = [(0, resident_mib())]
     while any(worker.is_alive() for worker in workers):
         samples.append((sum(done), resident_mib()))
         time.sleep(0.5)
@@ -152,7 +152,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, nargs="?", default=Path("bundle"))
-    parser.add_argument("--soak", type=int, default=1_000_000)
+    parser.add_argument("--soak", type=whole_number(0, 10**9), default=1_000_000)
     parser.add_argument("--json", type=Path, default=RESULTS / "runtime_costs.json")
     options = parser.parse_args()
     parts = open_bundle(options.bundle).manifest.parts

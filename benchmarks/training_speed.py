@@ -14,7 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.results import RESULTS, write_result
+from benchmarks.results import RESULTS, whole_number, write_result
 from edgeae.data import load_images
 from edgeae.training.loop import TrainingConfig, train
 
@@ -25,8 +25,8 @@ FLOAT32 = TrainingConfig(epochs=1, precision="float32", channels_last=False)
 def main() -> None:
     """Take turns and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=12_800)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=whole_number(1, 60_000), default=12_800)
+    parser.add_argument("--rounds", type=whole_number(1, 1000), default=3)
     parser.add_argument("--json", type=Path, default=RESULTS / "training_speed.json")
     options = parser.parse_args()
     full = load_images()

@@ -51,7 +51,7 @@ def bench_checkpoint(
     threads: Sequence[int],
     provider: str,
     soak_seconds: float = 0.0,
-    on_step: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Time a bundle against the torch model it came from; the arguments are those of `bench_variants`."""
     checkpoint = load_checkpoint(checkpoint_path)
@@ -66,7 +66,7 @@ def bench_checkpoint(
         threads=threads,
         provider=provider,
         soak_seconds=soak_seconds,
-        on_step=on_step,
+        on_progress=on_progress,
     )
 
 
@@ -80,7 +80,7 @@ def bench_variants(
     threads: Sequence[int] = (1,),
     provider: str = "cpu",
     soak_seconds: float = 0.0,
-    on_step: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Time the three variants of one model.
 
@@ -93,13 +93,13 @@ def bench_variants(
         threads: threads per call.
         provider: where the bundle runs; the other two run on the CPU.
         soak_seconds: if above 0, also run the bundle for so long without a pause, to see throttling.
-        on_step: told what is being measured.
+        on_progress: told what is being measured.
 
     Returns:
         A document of schema `edgeae-bench` with `quality` and `verdict` added.
     """
     check_soak(soak_seconds)
-    tell = on_step or (lambda step: None)
+    tell = on_progress or (lambda stage: None)
     with tempfile.TemporaryDirectory(prefix="edgeae-bench-") as folder:
         tell("export the plain float32 graphs to compare with")
         plain = Path(folder) / "plain"

@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from edgeae_export.modules.images import CALIBRATION_IMAGES, GOLDEN_IMAGES, HELD_OUT_IMAGES, MOST_BYTES
-from edgeae_runtime.bundle.preprocessing import FITS, Preprocessing
+from edgeae_runtime.bundle.preprocessing import FITS, Fit, Preprocessing
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files.array_files import find_array, is_array_file
 from edgeae_runtime.files.axes import as_batch, fits_any, fits_batch, guess_shape
@@ -42,7 +42,6 @@ _CONVOLUTIONS = (
     (3, (nn.Conv3d, nn.ConvTranspose3d)),
 )
 _LOOKED_AT = 64
-_UNCHANGED = Preprocessing(source_size=None, pad=(0, 0, 0, 0), scale=1 / 255)
 
 Tell = Callable[[str], None]
 
@@ -60,7 +59,7 @@ class CalibrationImages:
 
 
 def own_images(
-    source: str, model: object, image_shape: Sequence[int] | None = None, fit: str | None = None
+    source: str, model: object, image_shape: Sequence[int] | None = None, fit: Fit | None = None
 ) -> CalibrationImages:
     """Images for a model of the user's own.
 
@@ -102,10 +101,10 @@ def checkpoint_calibration(source: str, checkpoint: Checkpoint) -> CalibrationIm
     Raises:
         InputError: as there.
     """
-    path, notices, shape = user_path(source), list[str](), checkpoint.image_shape
+    path, notices = user_path(source), list[str]()
+    shape, preprocessing = checkpoint.image_shape, checkpoint.preprocessing
     if _is_data_set(source, path):
         return CalibrationImages(prepare(load_images(source).train_images, checkpoint.config.image_size))
-    preprocessing = preprocessing_of(checkpoint)
     if is_array_file(path):
         found = find_array(path, fits_images(shape, preprocessing), PREFERRED)
         images = arranged(found, shape, preprocessing, notices.append, CALIBRATION_IMAGES)
@@ -117,20 +116,7 @@ def checkpoint_calibration(source: str, checkpoint: Checkpoint) -> CalibrationIm
     return CalibrationImages(images, notices=notices)
 
 
-def preprocessing_of(checkpoint: Checkpoint) -> Preprocessing:
-    """How a checkpoint's training pictures were prepared."""
-    document = checkpoint.preprocessing
-    height, width = cast("Sequence[int]", document["source_size"] or (0, 0))
-    top, bottom, left, right = cast("Sequence[int]", document["pad"])
-    return Preprocessing(
-        source_size=(height, width) if document["source_size"] else None,
-        pad=(top, bottom, left, right),
-        scale=cast("float", document["scale"]),
-        fit=cast("dict[str, Any]", document["resize"])["fit"] if document.get("resize") else None,
-    )
-
-
-def _own_pictures(files: list[Path], shape: tuple[int, ...], fit: str | None, notices: list[str]) -> CalibrationImages:
+def _own_pictures(files: list[Path], shape: tuple[int, ...], fit: Fit | None, notices: list[str]) -> CalibrationImages:
     """Pictures, a seeded tenth of them held out: in class folders the last tenth would be of one class."""
     if not shape:
         shape = _common_shape(files)
@@ -140,7 +126,7 @@ def _own_pictures(files: list[Path], shape: tuple[int, ...], fit: str | None, no
     order, most = _shuffled(files), _most(shape)
     aside = min(max(len(order) // 10, 1), HELD_OUT_IMAGES, most)
     chosen = order[: aside + min(CALIBRATION_IMAGES, most)]
-    images, good = read_pictures(chosen, shape, Preprocessing(**{**vars(_UNCHANGED), "fit": fit}), notices.append, hint)
+    images, good = read_pictures(chosen, shape, Preprocessing(fit=fit), notices.append, hint)
     kept = sum(file in set(chosen[:aside]) for file in good)
     if not 0 < kept < len(good):
         return CalibrationImages(images, notices=notices)

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from edgeae_runtime.errors import InputError, shown
+from edgeae_runtime.bundle.preprocessing import Preprocessing
+from edgeae_runtime.errors import InputError, gist, shown
 from edgeae_runtime.files.documents import Document, Entries
 from edgeae_runtime.files.file_record import FileRecord, record_of
 from edgeae_runtime.files.regular import read_regular
@@ -80,9 +80,8 @@ class Checkpoint:
     """Where they came from, in words."""
     data_fingerprint: str
     """`ImageSet.fingerprint` of the images."""
-    preprocessing: Mapping[str, object]
-    """How a picture became an image: `source_size` [height, width], or `resize` (`size`, `fit`, `channels`), then `pad`
-    [top, bottom, left, right], then `scale` from 8-bit pixels to [0, 1]."""
+    preprocessing: Preprocessing
+    """How a picture became an image: padded from `source_size`, or brought to `size` by `fit`."""
     history: tuple[EpochRecord, ...]
     """One record per finished epoch, the last one last."""
     entropy_floor: float
@@ -156,7 +155,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         data_name=data.take("name", str),
         data_source=data.take("source", str),
         data_fingerprint=data.take("fingerprint", str),
-        preprocessing=_preprocessing(document.within("preprocessing")),
+        preprocessing=_preprocessing(document.within("preprocessing"), config),
         history=_history(document),
         entropy_floor=document.number("entropy_floor"),
     )
@@ -225,7 +224,7 @@ def _read_tensors(document: Entries, name: str, where: Path) -> Tensors:
     try:
         return safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise document.error(f"names {record.file}, which is no safetensors file ({error})") from error
+        raise document.error(f"names {record.file}, which is no safetensors file ({gist(error)})") from error
 
 
 def _read_vouched(where: Path, record: FileRecord) -> bytes:
@@ -255,17 +254,14 @@ def _fields(kind: type[AutoencoderConfig | TrainingConfig], settings: Entries) -
     return document
 
 
-def _preprocessing(document: Entries) -> Document:
-    resize = document.within("resize") if "resize" in document else None
-    if resize is not None:
-        resize.take("fit", str)
-        resize.take("channels", int)
-        resize.whole_numbers("size", 0, 2)
-    else:
-        document.whole_numbers("source_size", 0, 2)
-    document.whole_numbers("pad", 0, 4)
-    document.number("scale")
-    return document.document
+def _preprocessing(document: Entries, config: AutoencoderConfig) -> Preprocessing:
+    found = Preprocessing.of(document)
+    resized = found.fit is not None and found.size is not None and found.channels is not None
+    if not resized and found.source_size is None:
+        raise document.error("has neither 'source_size' nor 'resize' with 'size', 'fit' and 'channels'")
+    if not found.makes(config.image_shape):
+        raise document.error(f"pads pictures by {list(found.pad)}, which does not make {list(config.image_shape)}")
+    return found
 
 
 def _history(document: Entries) -> tuple[EpochRecord, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, cast
 
 import numpy as np
 from edgeae_runtime.errors import shown
@@ -19,9 +18,7 @@ def checkpoint_images(checkpoint: Checkpoint) -> tuple[NDArray[np.uint8], NDArra
     Where other images lie there now, or they are split in another way, a warning tells: images that the model was
     trained on may be among those that it is measured on.
     """
-    resize = cast("dict[str, Any] | None", checkpoint.preprocessing.get("resize"))
-    pictures = PictureOptions(resize["size"][0], resize["channels"], resize["fit"]) if resize else None
-    data = load_images(checkpoint.data_name, pictures=pictures)
+    data = load_images(checkpoint.data_name, pictures=PictureOptions.of(checkpoint.preprocessing))
     if data.fingerprint != checkpoint.data_fingerprint:
         warnings.warn(
             f"The images of {shown(checkpoint.data_name)} are not those that {shown(checkpoint.path)} was trained on: "

@@ -8,7 +8,6 @@ overwrites a file that the present document still names.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from edgeae_runtime.errors import InputError
-from edgeae_runtime.files.documents import Document
+from edgeae_runtime.files.documents import Document, json_bytes
 from edgeae_runtime.files.file_record import FileRecord, record_of
 from edgeae_runtime.files.writing import remove_leftovers, temporary_folder, write_atomically
 
@@ -66,7 +65,7 @@ def finish_checkpoint(checkpoint: Checkpoint) -> None:
     try:
         remove_leftovers(folder)
         metrics = folder / METRICS_FILE
-        if not metrics.is_file() or metrics.read_bytes() != _json(_metrics(checkpoint)):
+        if not metrics.is_file() or metrics.read_bytes() != json_bytes(_metrics(checkpoint)):
             _write_json(metrics, _metrics(checkpoint))
         _remove_old(folder, keep)
     except OSError as error:
@@ -105,7 +104,7 @@ def _document(checkpoint: Checkpoint, files: Mapping[str, FileRecord]) -> Docume
             "source": checkpoint.data_source,
             "fingerprint": checkpoint.data_fingerprint,
         },
-        "preprocessing": dict(checkpoint.preprocessing),
+        "preprocessing": checkpoint.preprocessing.as_document(),
         "training": asdict(checkpoint.training),
         "precision": checkpoint.precision,
         "history": [asdict(record) for record in checkpoint.history],
@@ -126,12 +125,8 @@ def _metrics(checkpoint: Checkpoint) -> Document:
 
 
 def _write_json(path: Path, document: Document) -> None:
-    content = _json(document)
+    content = json_bytes(document)
     write_atomically(path, lambda file: file.write(content))
-
-
-def _json(document: Document) -> bytes:
-    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _write_tensors(folder: Path, stem: str, tensors: Tensors) -> FileRecord:

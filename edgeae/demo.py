@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 from edgeae_export import ExportReport, export
+from edgeae_export.pipeline import Quantize
 from edgeae_runtime import Autoencoder, verify
 from edgeae_runtime.arrays import Float32Array
-from edgeae_runtime.command.actions import require_parity, verify_document, write_json
 from edgeae_runtime.errors import InputError
+from edgeae_runtime.files.documents import write_json
 from edgeae_runtime.parity import unit_scale
 from edgeae_runtime.pictures.images import write_output
+from edgeae_runtime.verification import require_parity, verify_document
 from numpy.typing import NDArray
 
 from edgeae.benchmark import bench_variants
@@ -25,7 +27,7 @@ from edgeae.model import AutoencoderConfig
 from edgeae.plots import plot_decoded_grid, plot_latent_plane, plot_loss, plot_reconstructions
 from edgeae.training.loop import TrainingConfig, TrainingProgress, train
 
-PRECISIONS = {"float32": "none", "int8": "int8"}
+PRECISIONS: dict[str, Quantize] = {"float32": "none", "int8": "int8"}
 _SHOWN = 10  # pictures in a row: one of each class, then the next of each
 _SAMPLES = 64  # new pictures
 _GRID = 15  # points per axis of the decoded plane
@@ -48,7 +50,7 @@ def run_demo(
     training: TrainingConfig | None = None,
     model: AutoencoderConfig | None = None,
     *,
-    on_stage: Callable[[str], None],
+    on_progress: Callable[[str], None],
     on_training: Callable[[TrainingProgress], None] | None = None,
 ) -> DemoReport:
     """Run every step and leave a folder of results.
@@ -58,7 +60,7 @@ def run_demo(
         out: the folder; it gets `checkpoint/`, `bundle-float32/`, `bundle-int8/`, `pictures/` and `metrics.json`.
         training: how to train.
         model: the shape of the autoencoder, with latents of at least two numbers.
-        on_stage: told the name of each stage when it begins.
+        on_progress: told the name of each stage when it begins.
         on_training: told training's progress.
 
     Raises:
@@ -66,7 +68,7 @@ def run_demo(
     """
     folder = Path(out)
     _check_folder(folder)
-    on_stage(f"train on {len(data.train_images):,} images of {data.name}")
+    on_progress(f"train on {len(data.train_images):,} images of {data.name}")
     checkpoint = train(data, folder / "checkpoint", model, training, on_progress=on_training)
     train_images, test_images = (
         prepare(images, checkpoint.config.image_size) for images in (data.train_images, data.test_images)
@@ -74,7 +76,7 @@ def run_demo(
     bundles = {name: folder / f"bundle-{name}" for name in PRECISIONS}
     exports = {}
     for name, bundle in bundles.items():
-        on_stage(f"export {name}")
+        on_progress(f"export {name}")
         exports[name] = export(
             checkpoint,
             bundle,
@@ -85,13 +87,13 @@ def run_demo(
         )
     verified = {}
     for name, bundle in bundles.items():
-        on_stage(f"verify the {name} bundle without torch's help")
+        on_progress(f"verify the {name} bundle without torch's help")
         checks = verify(bundle)
         require_parity(checks)
         verified[name] = verify_document(checks)
-    on_stage("time torch, plain ONNX Runtime and the int8 bundle")
+    on_progress("time torch, plain ONNX Runtime and the int8 bundle")
     bench = bench_variants(bundles["int8"], checkpoint, test_images, parts=("encoder", "decoder"))
-    on_stage("draw")
+    on_progress("draw")
     pictures = _draw(folder / "pictures", checkpoint, bundles, data, test_images)
     metrics = {
         "schema": "edgeae-demo",
@@ -100,7 +102,7 @@ def run_demo(
         "training": [vars(record) for record in checkpoint.history],
         "entropy_floor": checkpoint.entropy_floor,
         "bytes": {name: {part: r.bytes for part, r in report.parts.items()} for name, report in exports.items()},
-        "quality": {name: report.manifest.document["quality"] for name, report in exports.items()},
+        "quality": {name: dict(report.quality) for name, report in exports.items()},
         "verify": verified,
         "bench": bench,
     }

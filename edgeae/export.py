@@ -12,6 +12,10 @@ from edgeae_export import export as export_model
 from edgeae_export.bundle.writer import check_target
 from edgeae_export.modules.own_model import INFERRED
 from edgeae_export.options import EVERYWHERE
+from edgeae_export.pipeline import Quantize
+from edgeae_export.targets import TargetName
+from edgeae_runtime.bundle.parts import Pixels
+from edgeae_runtime.bundle.preprocessing import Fit
 from edgeae_runtime.errors import InputError
 from numpy.typing import NDArray
 
@@ -25,11 +29,11 @@ def export_checkpoint(
     path: str | Path,
     out: str | Path,
     *,
-    quantize: str = "none",
+    quantize: Quantize = "none",
     calibration: str | None = None,
-    target: str = "host",
+    target: TargetName = "host",
     int8: Int8 = EVERYWHERE,
-    pixels: str = "float32",
+    pixels: Pixels = "float32",
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -83,12 +87,12 @@ def export_own_model(
     weights: Path | None = None,
     weights_key: str | None = None,
     trust_pickle: bool = False,
-    quantize: str = "none",
+    quantize: Quantize = "none",
     calibration: str | None = None,
-    fit: str | None = None,
-    target: str = "host",
+    fit: Fit | None = None,
+    target: TargetName = "host",
     int8: Int8 = EVERYWHERE,
-    pixels: str = "float32",
+    pixels: Pixels = "float32",
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> ExportReport:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,8 @@ from torch import Tensor, nn
 
 RECONSTRUCTION_WEIGHT = 500.0
 """What a variational autoencoder's cross-entropy per pixel counts against its KL divergence: the book's weight."""
-KINDS = ("ae", "vae")
+Kind = Literal["ae", "vae"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 """A plain and a variational autoencoder."""
 PRESETS = {
     "small": (32, 2, (32, 64, 128)),
@@ -54,8 +56,8 @@ class AutoencoderConfig:
     """Numbers in a latent."""
     widths: tuple[int, ...] = (32, 64, 128)
     """Channels of the encoder's convolutions, each of which halves the image."""
-    kind: str = "ae"
-    """One of `KINDS`."""
+    kind: Kind = "ae"
+    """A plain or a variational autoencoder."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -74,7 +76,7 @@ class AutoencoderConfig:
             )
 
     @classmethod
-    def preset(cls, name: str, *, channels: int = 1, kind: str = "ae", **changes: int | None) -> AutoencoderConfig:
+    def preset(cls, name: str, *, channels: int = 1, kind: Kind = "ae", **changes: int | None) -> AutoencoderConfig:
         """A network for images of some size.
 
         Args:

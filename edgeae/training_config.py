@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.files.documents import is_number
 
-PRECISIONS = ("auto", "float32", "bfloat16")
-DEVICES = ("auto", "cpu", "cuda", "mps")
+TrainingPrecision = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class TrainingConfig:
     reconstruction: 1 is the book's."""
     kl_warmup: float = 0.0
     """Epochs over which the weight of the KL term grows from zero to `beta`; may be a fraction."""
-    precision: str = "auto"
+    precision: TrainingPrecision = "auto"
     """`float32`; `bfloat16` for the convolutions with float32 weights and loss; `auto` for bfloat16 where the device is
     built for it and a probe shows that the loss does not suffer."""
     channels_last: bool = True
     """Whether images lie in memory with the channels of a pixel side by side, which convolutions read faster."""
-    device: str = "auto"
+    device: Device = "auto"
     """`cpu`, `cuda`, `mps`, or `auto` for the fastest one there is."""
 
     def __post_init__(self) -> None:
@@ -60,6 +61,6 @@ class TrainingConfig:
                 raise InputError(f"Got {name} = {value!r}, expected a number from 0.")
         if not isinstance(self.channels_last, bool):
             raise InputError(f"Got channels_last = {self.channels_last!r}, expected True or False.")
-        for name, choices in (("precision", PRECISIONS), ("device", DEVICES)):
+        for name, choices in (("precision", get_args(TrainingPrecision)), ("device", get_args(Device))):
             if getattr(self, name) not in choices:
                 raise InputError(f"Got {name} = {getattr(self, name)!r}, expected one of {', '.join(choices)}.")

@@ -32,8 +32,7 @@ def verify_against_torch(bundle: str | Path, checkpoint_path: str | Path, provid
     in_bytes = autoencoder.manifest.parts["decoder"].output.dtype == "uint8"
     decode = lambda latents: unit_scale(autoencoder.decode(latents))  # noqa: E731
     second = (lambda images: autoencoder.encode_distribution(images)[1]) if autoencoder.manifest.variational else None
-    quantization = autoencoder.manifest.document.get("quantization") or {}
-    limits = Int8Limits(**quantization.get("limits", {}))
+    limits = Int8Limits.of(autoencoder.manifest.entries("quantization").maybe_within("limits"))
     rounding = HALF_STEP if in_bytes else 0.0
     return check_parity(reference, autoencoder.encode, decode, precision, rounding, second, limits)
 

@@ -13,6 +13,7 @@ from edgeae_runtime.command import actions, cli, text
 from edgeae_runtime.command.exits import OK, checking
 from edgeae_runtime.files.writing import STANDARD_OUTPUT
 from edgeae_runtime.terminal import command_line
+from edgeae_runtime.verification import require_parity, verify_document
 
 from edgeae.command import console, tables
 from edgeae.command.defaults import DEFAULT_CHECKPOINT
@@ -45,8 +46,8 @@ def verify(parser: argparse.ArgumentParser, typed: Sequence[str]) -> int:
     if fingerprint:
         console.say(text.signature_line(fingerprint))
     tables.show_checks(checks)
-    cli.write_report(options.json, actions.verify_document(checks, fingerprint))
-    actions.require_parity(checks)
+    cli.write_report(options.json, verify_document(checks, fingerprint))
+    require_parity(checks)
     provider = [] if options.provider == text.DEFAULT_PROVIDER else ["--provider", options.provider]
     console.next_command(command_line("edgeae", "bench", text.here(options.bundle), *provider))
     return OK
@@ -72,7 +73,7 @@ def bench(parser: argparse.ArgumentParser, typed: Sequence[str]) -> int:
             threads=threads,
             provider=options.provider,
             soak_seconds=options.soak,
-            on_step=stages,
+            on_progress=stages,
         )
     tables.show_bench(report)
     for line in text.compared_lines(earlier, report) if earlier else ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from edgeae_runtime.errors import InputError
@@ -13,6 +13,7 @@ from edgeae.command import console, tables
 
 if TYPE_CHECKING:
     from edgeae.data import ImageSet
+    from edgeae.model import Kind
 
 
 def demo(
@@ -41,8 +42,8 @@ def demo(
             images,
             out,
             TrainingConfig(epochs=epochs),
-            AutoencoderConfig.preset(preset, channels=images.train_images.shape[1], kind=kind),
-            on_stage=lambda stage: bar.line(f"· {stage}"),
+            AutoencoderConfig.preset(preset, channels=images.train_images.shape[1], kind=cast("Kind", kind)),
+            on_progress=lambda stage: bar.line(f"· {stage}"),
             on_training=bar,
         )
     console.heading("Training")

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgeae_runtime.bundle.manifest import Manifest
-from edgeae_runtime.errors import BundleError
 from edgeae_runtime.files.documents import MAX_FIGURE, Entries
 
 
@@ -40,7 +39,7 @@ def rewrite_decisions(manifest: Manifest) -> Iterator[RewriteDecision]:
     Raises:
         BundleError: the manifest's record of them is malformed.
     """
-    parts = _of(manifest).within("parts")
+    parts = manifest.entries("parts")
     for name in parts.document:
         part = parts.within(name)
         title = f"{name}: {_text(part, 'plan')}"
@@ -58,7 +57,7 @@ def quality(manifest: Manifest) -> Quality | None:
     Raises:
         BundleError: one is no number.
     """
-    found = _of(manifest).maybe_within("quality")
+    found = manifest.entries("quality")
     names = ("reconstruction_mse", "reconstruction_mse_torch", "reconstruction_error_rise")
     if any(name not in found for name in names):
         return None
@@ -71,19 +70,9 @@ def versions(manifest: Manifest) -> dict[str, str]:
     Raises:
         BundleError: one is no text.
     """
-    found = _of(manifest).maybe_within("versions")
+    found = manifest.entries("versions")
     return {tool: found.take(tool, str) for tool in found.document}
-
-
-def _of(manifest: Manifest) -> Entries:
-    return Entries(manifest.document, _malformed, None)
 
 
 def _text(entries: Entries, key: str) -> str:
     return entries.take(key, str) if key in entries else ""
-
-
-def _malformed(problem: str) -> BundleError:
-    return BundleError(
-        f"The bundle's manifest {problem}. The bundle is damaged or was not made by edgeae: export it again."
-    )

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
+from edgeae_runtime.bundle.preprocessing import Fit
 from edgeae_runtime.command.exits import interrupt_behind
 from edgeae_runtime.errors import InputError
 
 from edgeae.checkpoint import CHECKPOINT_FILE, Checkpoint, has_checkpoint, load_checkpoint
 from edgeae.data import ImageSet, PictureOptions, holds_pictures, load_images
-from edgeae.model import AutoencoderConfig
+from edgeae.model import AutoencoderConfig, Kind
 from edgeae.training_config import TrainingConfig
 
 DEFAULT_DATA = "fashion-mnist"
@@ -29,16 +30,16 @@ class TerminatedError(KeyboardInterrupt):
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What was typed; None for what was not."""
+    """What was typed, which who takes it checks; None for what was not."""
 
     data: str | None
-    kind: str | None
+    kind: Kind | None
     preset: str | None
     latent_dim: int | None
     image_size: int | None
     channels: int | None
     """Of pictures; other data know theirs."""
-    fit: str | None
+    fit: Fit | None
     training: Mapping[str, Any]
     """Fields of `TrainingConfig`."""
 
@@ -91,12 +92,8 @@ def _config(given: Given, previous: Checkpoint) -> AutoencoderConfig:
 
 
 def _pictures(given: Given, previous: Checkpoint) -> PictureOptions:
-    resize = cast("dict[str, Any]", previous.preprocessing.get("resize") or {})
-    return PictureOptions(
-        size=given.image_size or (resize["size"][0] if resize else previous.config.image_size),
-        channels=given.channels or resize.get("channels", 3),
-        fit=given.fit or resize.get("fit", "crop"),
-    )
+    before = PictureOptions.of(previous.preprocessing) or PictureOptions(previous.config.image_size)
+    return PictureOptions(given.image_size or before.size, given.channels or before.channels, given.fit or before.fit)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from edgeae_runtime.command.text import here
@@ -14,6 +14,11 @@ from edgeae_runtime.terminal import command_line
 
 from edgeae.command import console, tables
 from edgeae.command.defaults import DEFAULT_BUNDLE, DEFAULT_CHECKPOINT
+
+if TYPE_CHECKING:
+    from edgeae_runtime.bundle.preprocessing import Fit
+
+    from edgeae.model import Kind
 
 
 def train(
@@ -68,7 +73,8 @@ def train(
         "precision": precision,
         "device": device,
     }
-    given = Given(data, kind, preset, latent_dim, image_size, channels, fit, settings)
+    typed = cast("Kind | None", kind), cast("Fit | None", fit)
+    given = Given(data, typed[0], preset, latent_dim, image_size, channels, typed[1], settings)
     if resume and overwrite:
         raise InputError("Got --resume and --overwrite, expected one: go on with the checkpoint, or replace it.")
     before = stamp(out)

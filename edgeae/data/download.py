@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.errors import InputError, gist
 
 from edgeae.data.fashion_mnist import FILES, MD5, read_fashion_mnist
 
@@ -55,7 +55,7 @@ def _attempt(folder: Path, on_progress: Callable[[str], None]) -> None:
         else:
             return
     raise InputError(
-        f"Fashion-MNIST is not on this machine and could not be downloaded ({_one_line(problem)}). Install it with "
+        f"Fashion-MNIST is not on this machine and could not be downloaded ({gist(problem)}). Install it with "
         "`apt-get install dataset-fashion-mnist`, give a folder that holds its files with `--data FOLDER`, "
         "try again with a network, or use the small built-in set with `--data sample`."
     )
@@ -77,7 +77,3 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

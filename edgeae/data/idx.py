@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.errors import InputError, gist
 from numpy.typing import NDArray
 
 MAX_BYTES = 1 << 28
@@ -49,7 +49,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     except EOFError as error:
         raise _refused(path, "is cut short inside its gzip stream", "a complete file") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise _refused(path, f"is not valid gzip ({error})", "a complete file") from error
+        raise _refused(path, f"is not valid gzip ({gist(error)})", "a complete file") from error
     except OSError as error:
         raise InputError(
             f"Cannot read {path} ({error.strerror}), expected an IDX file. Check its path and its permissions."

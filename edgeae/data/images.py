@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.errors import InputError
 from numpy.typing import NDArray
 
@@ -36,8 +36,8 @@ class ImageSet:
     test_labels: Labels
     """int64 [m], indices into `class_names`."""
     class_names: tuple[str, ...]
-    resize: Mapping[str, object] | None = None
-    """How pictures were brought to this size: `size` [height, width], `fit`, `channels`; None where they were not."""
+    preprocessing: Preprocessing = Preprocessing()  # noqa: RUF009 frozen
+    """How pictures were brought to this size, if they were."""
 
     def __post_init__(self) -> None:
         check_images(self.train_images, "train_images")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from edgeae_runtime.bundle.preprocessing import FITS
+from edgeae_runtime.bundle.preprocessing import FITS, Fit, Preprocessing
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files.array_files import find_array
 from edgeae_runtime.files.regular import open_regular
@@ -64,12 +64,23 @@ class PictureOptions:
     """Height and width of the images in pixels."""
     channels: int = 3
     """1 for grey, 3 for colour; pictures are converted."""
-    fit: str = "crop"
+    fit: Fit = "crop"
     """`crop` the middle square, `pad` with black to a square, or `stretch`."""
     test_share: float = 0.1
     """Share of the pictures that is kept for testing."""
     seed: int = 0
     """Decides which."""
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing) -> PictureOptions | None:
+        """Those that pictures were prepared with; None where nobody brought them to a size."""
+        size, channels, fit = preprocessing.size, preprocessing.channels, preprocessing.fit
+        return cls(size[0], channels, fit) if size and channels and fit else None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How they prepare pictures."""
+        return Preprocessing(fit=self.fit, size=(self.size, self.size), channels=self.channels)
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096 or self.channels not in (1, 3) or self.fit not in FITS:

@@ -50,7 +50,7 @@ def read_pictures(
         test_images=prepared.images["test"],
         test_labels=prepared.labels["test"],
         class_names=prepared.class_names,
-        resize={"size": [options.size, options.size], "fit": options.fit, "channels": options.channels},
+        preprocessing=options.preprocessing,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.errors import InputError, gist
 
 from edgeae.data.idx import read_idx
 from edgeae.data.images import Images, ImageSet, Labels
@@ -34,7 +34,7 @@ def read_torchvision(name: str, *, download: bool, tell: Callable[[str], None]) 
         train, test = (dataset(str(folder), train=part, download=download) for part in (True, False))
     except Exception as error:  # torchvision raises RuntimeError, URLError, OSError and more
         raise InputError(
-            f"{TORCHVISION[name]} is not in {folder} and cannot be had ({' '.join(str(error).split())[:200]}). Put its "
+            f"{TORCHVISION[name]} is not in {folder} and cannot be had ({gist(error)}). Put its "
             "files there as torchvision does, or train on a folder of pictures: --data FOLDER."
         ) from error
     return ImageSet(

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.errors import InputError, gist
 from safetensors import SafetensorError
 from torch import nn
 
@@ -147,7 +147,6 @@ def _quiet() -> Iterator[None]:
 
 
 def short(error: Exception) -> str:
-    """An exception on one line, without torch's terminal colours and its advice."""
-    text = " ".join(str(error).split()).replace("\x1b[1m", "").replace("\x1b[0m", "")
-    text = text.split("WeightsUnpickler error: ")[-1].split(" Please use")[0].split(" Check the documentation")[0]
-    return f"{type(error).__name__}: {text[:200]}"
+    """An exception on one line, without torch's advice."""
+    text = str(error).split("WeightsUnpickler error: ")[-1]
+    return f"{type(error).__name__}: {gist(text.split('Please use')[0].split('Check the documentation')[0])}"

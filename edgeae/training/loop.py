@@ -11,12 +11,13 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.errors import EdgeAEError, InputError
 from torch import Tensor
 
@@ -147,7 +148,7 @@ class _Images:
 
     train: Tensor
     test: Tensor
-    preprocessing: dict[str, object]
+    preprocessing: Preprocessing
     entropy_floor: float
 
     @classmethod
@@ -162,12 +163,11 @@ class _Images:
         return cls(
             train=torch.from_numpy(prepare(data.train_images, config.image_size)),
             test=torch.from_numpy(test),
-            preprocessing={
-                "source_size": None if data.resize else [height, width],
-                "resize": data.resize,
-                "pad": list(padding(height, width, config.image_size)),
-                "scale": 1 / 255,
-            },
+            preprocessing=replace(
+                data.preprocessing,
+                source_size=None if data.preprocessing.fit else (height, width),
+                pad=padding(height, width, config.image_size),
+            ),
             entropy_floor=entropy_floor(test),
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
+from edgeae_runtime.bundle.parts import Precision
 from edgeae_runtime.errors import InputError
 
 from edgeae_export.arrays import Float32Array
@@ -43,7 +44,7 @@ class Compiled:
     """Median microseconds of each plan at batch 1 on one thread, where candidates were timed."""
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """`int8` when the graph was quantised."""
         return "int8" if self.fitted else "float32"
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import onnx
+from edgeae_runtime.bundle.golden_limits import GoldenCorners
 from edgeae_runtime.parity import Check, compare_each, psnr_each
 from numpy.typing import NDArray
 from torch import nn
@@ -198,17 +199,12 @@ def finite_on_corners(corners: Corners, graphs: Mapping[str, onnx.ModelProto]) -
 
 
 @dataclass(frozen=True)
-class GoldenCorners:
-    """The few corners that travel with the bundle, and their limits."""
+class ShippedCorners:
+    """The few corners that travel with the bundle."""
 
     corners: Corners
-    limits: Mapping[str, Mapping[str, Sequence[float]]]
-    """Per output, the metric and the limit of each corner."""
-
-    def as_document(self) -> dict[str, Any]:
-        """For the manifest."""
-        names = self.corners.outputs["image"].names
-        return {"names": list(names), "images": len(self.corners.images), "limits": self.limits}
+    record: GoldenCorners
+    """What the manifest says of them."""
 
     def arrays(self) -> dict[str, Float32Array]:
         """For `golden.npz`; see the runtime's `bundle.CORNER_ARRAYS`."""
@@ -229,7 +225,7 @@ def golden_corners(
     precision: Mapping[str, str],
     rounding: float,
     peaks: Mapping[str, float],
-) -> GoldenCorners | None:
+) -> ShippedCorners | None:
     """Choose those that travel with the bundle; None where torch itself can take none.
 
     In int8 a corner must come as near on the device as it did at export, less what a few images are allowed, and no
@@ -238,15 +234,16 @@ def golden_corners(
     few = corners.golden()
     if "image" not in few.outputs:
         return None
-    limits: dict[str, dict[str, list[float]]] = {}
+    limits: dict[str, dict[str, tuple[float, ...]]] = {}
     for key, answers in few.outputs.items():
         if precision[key] == "float32":
-            limits[key] = {"max_abs": _limits(key, answers, "float32", rounding).tolist()}
+            limits[key] = {"max_abs": tuple(_limits(key, answers, "float32", rounding).tolist())}
             continue
         found = runs[key](few.latents if key == "image" else few.images)
         measured = psnr_each(answers.expected, found, peaks[key])
-        limits[key] = {"psnr_db": (np.minimum(measured, INT8_PSNR_DB) - FEW_IMAGES_ALLOWANCE_DB).tolist()}
-    return GoldenCorners(few, limits)
+        least = np.minimum(measured, INT8_PSNR_DB) - FEW_IMAGES_ALLOWANCE_DB
+        limits[key] = {"psnr_db": tuple(least.tolist())}
+    return ShippedCorners(few, GoldenCorners(tuple(few.outputs["image"].names), len(few.images), limits))
 
 
 _TITLES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from edgeae_runtime.errors import InputError, ParityError
 from edgeae_runtime.parity import Check
@@ -19,7 +20,7 @@ from edgeae_export.report import PartReport
 from edgeae_export.targets import Target
 from edgeae_export.verdict import Comparison, compare_with_float
 
-MODES = ("int8", "auto")
+Mode = Literal["int8", "auto"]
 """`int8` wants the parts in 8 bits unless that brings nothing at all; `auto` the fastest form of each."""
 CHECK_WORK, CHECK_VALUES, CHECK_INPUTS = 3e10, 6e8, (64, 2000)
 """Multiply-adds and activations of checking one part while layers are chosen, and fewest and most held-out inputs."""
@@ -29,8 +30,7 @@ CHECK_WORK, CHECK_VALUES, CHECK_INPUTS = 3e10, 6e8, (64, 2000)
 class Request:
     """What is wanted in int8, and what it may cost."""
 
-    mode: str
-    """One of `MODES`."""
+    mode: Mode
     parts: Sequence[str]
     limits: Int8Limits
     by_user: bool

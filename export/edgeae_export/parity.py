@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from edgeae_runtime.files.documents import MAX_FIGURE, Entries
 from edgeae_runtime.parity import BATCH_SIZES, Check, compare, mse, psnr
 
 from edgeae_export.arrays import Float32Array, Run, in_large_batches
@@ -45,6 +46,16 @@ class Int8Limits:
     """The same of the reconstructions."""
     error_rise: float | None = INT8_ERROR_RISE
     """Largest relative rise of the reconstruction error; None for any."""
+
+    @classmethod
+    def of(cls, entries: Entries) -> Int8Limits:
+        """What a manifest says of them; where it says nothing, the common ones."""
+        any_rise = "error_rise" in entries.document and "error_rise" not in entries
+        return cls(
+            part_psnr_db=entries.number("part_psnr_db", MAX_FIGURE, INT8_PSNR_DB),
+            round_trip_psnr_db=entries.number("round_trip_psnr_db", MAX_FIGURE, INT8_PSNR_DB),
+            error_rise=None if any_rise else entries.number("error_rise", MAX_FIGURE, INT8_ERROR_RISE),
+        )
 
 
 COMMON_LIMITS = Int8Limits()

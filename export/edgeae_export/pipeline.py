@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import onnx
 import torch
 from edgeae_runtime.bundle.manifest import PARTS
+from edgeae_runtime.bundle.parts import PIXELS, Pixels
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.parity import Check, mse, psnr, require
 from numpy.typing import NDArray
@@ -27,11 +28,11 @@ from edgeae_export.corners import (
     output_runs,
     torch_corners,
 )
-from edgeae_export.graph.pixels import HALF_STEP, PIXELS, emit_uint8
+from edgeae_export.graph.pixels import HALF_STEP, emit_uint8
 from edgeae_export.graph.running import check_guarded, runner
 from edgeae_export.graph.simplify import simplify
 from edgeae_export.graph.trace import trace
-from edgeae_export.int8_parts import MODES, Quantized, Request
+from edgeae_export.int8_parts import Mode, Quantized, Request
 from edgeae_export.int8_parts import quantize_parts as compile_in_int8
 from edgeae_export.modules.adapter import adapt, known_shape
 from edgeae_export.modules.calibration_set import remarks, without_glitches
@@ -44,11 +45,12 @@ from edgeae_export.parity import Int8Limits, check_parity, reconstruction_rise
 from edgeae_export.reference import PartSource, Reference, make_reference, part_sources
 from edgeae_export.report import ExportReport, PartReport
 from edgeae_export.rewrites.plans import AS_IT_IS
-from edgeae_export.targets import Target, choose_target
+from edgeae_export.targets import Target, TargetName, choose_target
 from edgeae_export.value_range import ValueRange
 from edgeae_export.verdict import verdict
 
-QUANTIZE = ("none", *MODES)
+Quantize = Literal["none", Mode]
+QUANTIZE: tuple[Quantize, ...] = ("none", *get_args(Mode))
 MAX_PSNR_DB = 200.0
 """What a PSNR without any difference is written as: JSON has no infinity."""
 MAX_RISE = 1e6
@@ -56,7 +58,10 @@ MAX_RISE = 1e6
 
 
 class ExportableAutoencoder(Protocol):
-    """An autoencoder that brings its own shapes; `edgeae.load_checkpoint` returns one."""
+    """An autoencoder that brings its own shapes; `edgeae.load_checkpoint` returns one.
+
+    It may also bring how its pictures were prepared, a `Preprocessing` as `preprocessing`.
+    """
 
     @property
     def encoder(self) -> nn.Module:
@@ -70,20 +75,16 @@ class ExportableAutoencoder(Protocol):
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height, width."""
 
-    @property
-    def preprocessing(self) -> Mapping[str, object]:
-        """How a picture becomes an image: `source_size`, `pad` and `scale`, as in the manifest."""
-
 
 def export(
     model: ExportableAutoencoder | nn.Module | tuple[nn.Module, nn.Module],
     out: str | Path,
     *,
-    quantize: str = "none",
+    quantize: Quantize = "none",
     calibration: NDArray[np.uint8] | Float32Array | None = None,
     held_out: NDArray[np.uint8] | Float32Array | None = None,
-    target: str = "host",
-    pixels: str = "float32",
+    target: TargetName = "host",
+    pixels: Pixels = "float32",
     own_model: OwnModel = INFERRED,
     int8: Int8 = EVERYWHERE,
     rewrites: bool = True,
@@ -175,9 +176,9 @@ def export(
         quality=quality,
         target=machine,
         calibration_images=len(images.calibration) if "int8" in precision.values() else 0,
-        preprocessing={**adapted.preprocessing, "model_range": value_range.as_document()},
+        preprocessing=adapted.preprocessing,
         prior=adapted.prior,
-        bounded=value_range.bounded,
+        value_range=value_range,
         real_images=images.real,
         rounding=rounding,
         golden_corners=golden_corners(corners, runs, kinds, rounding, peaks),
@@ -186,7 +187,7 @@ def export(
     manifest = write_bundle(contents, out, overwrite=overwrite)
     sentence = verdict(quantized.comparisons, quality, quantized.told) if quantize != "none" else ""
     notices = [*adapted.notices, *reference.notices, *([corners.notice] if corners.notice else []), *notices]
-    return ExportReport(Path(out), parts, checks, manifest, quantized.comparisons, sentence, notices)
+    return ExportReport(Path(out), parts, checks, manifest, quality, quantized.comparisons, sentence, notices)
 
 
 def _float32_part(source: PartSource, machine: Target | None, tell: Callable[[str], None]) -> PartReport:
@@ -251,7 +252,7 @@ def _check_arguments(quantize: str, calibration: object, parts: Sequence[str], p
         raise InputError(f"Got parts {list(parts)} to quantise, expected some of {', '.join(PARTS)}.")
     if quantize not in QUANTIZE:
         raise InputError(f"Got quantize={quantize!r}, expected one of {', '.join(QUANTIZE)}.")
-    if quantize in MODES and calibration is None:
+    if quantize != "none" and calibration is None:
         raise InputError(
             "int8 needs calibration images and got none. Give real images, as calibration=images in Python or "
             "--calibration on the command line: ranges calibrated on noise would be wrong."

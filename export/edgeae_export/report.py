@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,8 @@ class ExportReport:
     parts: dict[str, PartReport]
     checks: list[Check]
     manifest: Manifest
+    quality: Mapping[str, float]
+    """What the exported graphs cost over the held-out images, as the manifest says it."""
     comparisons: list[Comparison]
     """The int8 parts against float32, on this machine; empty for a float32 export."""
     verdict: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.machine import instruction_sets
@@ -43,7 +43,8 @@ PRESETS = {
     "arm64": Target("arm64"),
 }
 NICKNAMES = {"raspberry-pi-4": "arm64", "raspberry-pi-5": "arm64", "laptop": "x86-vnni"}
-TARGETS = ("host", *PRESETS, *NICKNAMES)
+TargetName = Literal["host", "x86-avx2", "x86-vnni", "x86-amx", "arm64", "raspberry-pi-4", "raspberry-pi-5", "laptop"]
+TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 
 
 def choose_target(name: str) -> Target:

@@ -1,5 +1,8 @@
 """Run an autoencoder bundle with numpy and ONNX Runtime, and prove that it computes what the torch model did."""
 
+from edgeae_runtime.sessions import telemetry as telemetry  # first: before anything imports ONNX Runtime
+
+# isort: split
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bundle.golden import Golden
 from edgeae_runtime.bundle.manifest import Manifest
@@ -14,7 +17,6 @@ from edgeae_runtime.errors import (
     TimeLimitError,
 )
 from edgeae_runtime.parity import Check
-from edgeae_runtime.sessions import telemetry as telemetry
 from edgeae_runtime.sessions.providers import available_providers
 from edgeae_runtime.verification import verify
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeae_runtime.bundle.parts import TensorSpec
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.errors import InputError, gist
 
 Float32Array = NDArray[np.float32]
 
@@ -187,7 +187,7 @@ def as_array(value: object, name: str) -> NDArray[Any]:
     except Exception as error:  # nested lists of unequal lengths, tensors that need their gradient: whatever they raise
         raise InputError(
             f"Got {name} of type {type(value).__name__}, expected one numpy array of numbers. "
-            f"Making one of it failed: {str(error)[:200]}"
+            f"Making one of it failed: {gist(error)}."
         ) from error
     if array.dtype == object:
         raise InputError(f"Got {name} of type {type(value).__name__}, expected one numpy array of numbers.")

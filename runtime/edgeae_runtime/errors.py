@@ -14,6 +14,11 @@ Each message is one paragraph that says what was given, what was expected, and w
 
 from __future__ import annotations
 
+import re
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_LONGEST = 10_000  # what comes behind is not even looked at
+
 
 class EdgeAEError(Exception):
     """Root of the tree; catch it to catch every error raised on purpose."""
@@ -51,3 +56,10 @@ def shown(name: object) -> str:
     """A name or message that any stream can print on one line: what cannot be printed, as bytes that are not UTF-8 or
     a line's end, is escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
+
+
+def gist(error: object, most: int = 200) -> str:
+    """What an error of another library says, to stand in a sentence: on one line that any stream can print, without
+    terminal colours and its full stop, at most so many characters; its type where it says nothing."""
+    said = shown(" ".join(_COLOURS.sub("", str(error)[:_LONGEST]).split())).rstrip(".")
+    return (said if len(said) <= most else f"{said[: most - 1]}…") or type(error).__name__

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeae_runtime.arrays import Float32Array, checked
 from edgeae_runtime.bundle.parts import Part, TensorSpec
-from edgeae_runtime.errors import BundleError, EdgeAEError, InputError
+from edgeae_runtime.errors import BundleError, EdgeAEError, InputError, gist
 from edgeae_runtime.sessions.forks import keep_in_children
 from edgeae_runtime.sessions.providers import assigned_nodes
 
@@ -147,7 +147,7 @@ def in_chunks(run: Callable[[NDArray[Any]], NDArray[Any]], batch: NDArray[Any], 
 
 def _failed(error: Exception) -> EdgeAEError:
     return EdgeAEError(
-        f"ONNX Runtime {ort.__version__} failed while running the graph: {str(error).strip()[:300]} "
+        f"ONNX Runtime {ort.__version__} failed while running the graph: {gist(error, 300)}. "
         "Try smaller batches if memory ran out; else export the bundle again, or update ONNX Runtime."
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgeae_runtime.bundle.reader import open_bundle
+from edgeae_runtime.parity import require
 from edgeae_runtime.replay import TIMEOUT_S, verify_here
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgeae_runtime.parity import Check
@@ -58,3 +60,23 @@ def verify(
     # On a GPU, a driver reserves any amount of address space.
     request["memory"] = apart.MEMORY + apart.MEMORY_PER_BYTE * sum(sizes) if provider == "cpu" else 0
     return apart.verify_apart(request, timeout_s)
+
+
+def require_parity(checks: list[Check]) -> None:
+    """Raise ParityError unless all passed."""
+    require(
+        checks,
+        "This machine does not compute what the torch model did: update ONNX Runtime, try another provider, or "
+        "export for this machine.",
+    )
+
+
+def verify_document(checks: Sequence[Check], fingerprint: str | None = None) -> dict[str, Any]:
+    """The versioned JSON of a verification; `signed_by` is the SHA-256 of the key, where one was asked for."""
+    return {
+        "schema": "edgeae-verify",
+        "schema_version": 1,
+        "passed": all(check.passed for check in checks),
+        "signed_by": fingerprint,
+        "checks": [check.as_document() for check in checks],
+    }

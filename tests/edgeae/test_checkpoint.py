@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import pytest
 import safetensors.torch
 import torch
+from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.errors import InputError
 
 import edgeae
@@ -64,7 +65,7 @@ def test_what_the_exporter_needs(checkpoint):
     assert loaded.epochs_done == 2
     assert loaded.seed == 0
     assert loaded.data_name == "sample"
-    assert loaded.preprocessing == {"source_size": [28, 28], "resize": None, "pad": [2, 2, 2, 2], "scale": 1 / 255}
+    assert loaded.preprocessing == Preprocessing(source_size=(28, 28), pad=(2, 2, 2, 2), scale=1 / 255)
     assert not loaded.model.training
     for parameter in loaded.model.parameters():
         assert parameter.device.type == "cpu"
@@ -194,6 +195,10 @@ def test_a_pipe_does_not_hang(checkpoint):
         (lambda d: d["training"].update(epochs=0), "epochs = 0"),
         (lambda d: d["preprocessing"].update(pad=[2, 2]), "'pad'"),
         (lambda d: d["preprocessing"].pop("scale"), "'scale'"),
+        (lambda d: d["preprocessing"].update(source_size=None), "neither 'source_size' nor 'resize'"),
+        (lambda d: d["preprocessing"].update(source_size=None, resize={"fit": "crop"}), "neither 'source_size' nor"),
+        (lambda d: d["preprocessing"].update(resize={"fit": "zoom"}), "expected crop or pad or stretch"),
+        (lambda d: d["preprocessing"].update(pad=[10**9, 2, 2, 2]), "which does not make"),
         (lambda d: d.update(history=[]), "no finished epoch"),
         (lambda d: d["history"][0].update(epoch=2), "epoch 2 as number 1"),
         (lambda d: d["history"][0].update(train_loss=None), "'train_loss'"),

@@ -108,7 +108,7 @@ def test_long_names_and_long_lists_are_cut(capsys):
     ids=str,
 )
 def test_values_of_another_kind_are_a_bundle_error(path, value, capsys):
-    with pytest.raises(BundleError, match="manifest has"):
+    with pytest.raises(BundleError, match=r"has .* expected"):
         inspected(changed(path, value), capsys)
 
 
@@ -142,7 +142,7 @@ def test_random_values_anywhere_are_shown_or_refused(capsys):
         try:
             tables.show_manifest(manifest)
         except BundleError as error:
-            assert "manifest has" in str(error)  # noqa: PT017 - either is right
+            assert "expected" in str(error)  # noqa: PT017 - either is right
     capsys.readouterr()
 
 

@@ -11,7 +11,6 @@ class SmallModel:
 
     image_shape = (1, 16, 16)
     latent_dim = 3
-    preprocessing = {"source_size": None, "pad": [0, 0, 0, 0], "scale": 1 / 255}  # noqa: RUF012
 
     def __init__(self, seed: int = 0) -> None:
         torch.manual_seed(seed)
@@ -41,3 +40,11 @@ def images() -> np.ndarray:
     noise = np.random.default_rng(0).random((120, 1, 20, 20))
     smooth = sum(noise[:, :, i : i + 16, j : j + 16] for i in range(5) for j in range(5)) / 25
     return np.rint((smooth - smooth.min()) / np.ptp(smooth) * 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> np.ndarray:
+    """150 float32 images in [0, 1], blurred noise too."""
+    noise = np.random.default_rng(0).random((150, 1, 20, 20))
+    smooth = sum(noise[:, :, i : i + 16, j : j + 16] for i in range(5) for j in range(5)) / 25
+    return ((smooth - smooth.min()) / np.ptp(smooth)).astype(np.float32)

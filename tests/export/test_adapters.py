@@ -9,49 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from edgeae_export import OwnModel, ValueRange, export
+from edgeae_export.modules.adapter import adapt
 from edgeae_runtime import Autoencoder, InputError, open_bundle, verify
+from edgeae_runtime.bundle.preprocessing import Preprocessing
 from torch import nn
 
-SIZE = 16
-
-
-def encoder_net(out: int = 6, channels: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, 8, 3, 2, 1),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, 2, 1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(128, out),
-    )
-
-
-def decoder_net(latent: int = 6, channels: int = 1, last: nn.Module | None = None) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(latent, 128),
-        nn.Unflatten(1, (8, 4, 4)),
-        nn.ConvTranspose2d(8, 8, 3, 2, 1, 1),
-        nn.ReLU(),
-        nn.ConvTranspose2d(8, channels, 3, 2, 1, 1),
-        last or nn.Sigmoid(),
-    )
-
-
-class Base(nn.Module):
-    """Two heads over shared features; what `encode` returns is up to the subclass."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.features, self.decoder = encoder_net(32), decoder_net()
-        self.first, self.second = nn.Linear(32, 6), nn.Linear(32, 6)
-
-    def heads(self, x):
-        h = self.features(x)
-        return self.first(h), 0.1 * self.second(h) - 1
-
-    def decode(self, z):
-        return self.decoder(z)
+from tests.export.nets import SIZE, Base, decoder_net, encoder_net, torch_of
 
 
 class Output(NamedTuple):
@@ -116,18 +79,6 @@ class ByHead(nn.Module):
 class Ambiguous(Base):
     def encode(self, x):
         return self.heads(x)
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    noise = np.random.default_rng(0).random((150, 1, 20, 20))
-    smooth = sum(noise[:, :, i : i + SIZE, j : j + SIZE] for i in range(5) for j in range(5)) / 25
-    return ((smooth - smooth.min()) / np.ptp(smooth)).astype(np.float32)
-
-
-def torch_of(function, images):
-    with torch.inference_mode():
-        return function(torch.from_numpy(images))
 
 
 @pytest.mark.parametrize("kind", [Named, Keyed, Distribution, Sampled, SampledReversed, ByHead])
@@ -321,77 +272,6 @@ def test_halves_by_name_and_by_method(pictures, tmp_path):
         export(nn.Linear(2, 2), tmp_path / "none", held_out=pictures)
 
 
-def layers(middle: nn.Module) -> tuple[nn.Module, nn.Module]:
-    torch.manual_seed(0)
-    decoder = nn.Sequential(
-        nn.Linear(6, 256), nn.Unflatten(1, (16, 4, 4)), nn.Conv2d(16, 16, 3, padding=1), middle,
-        nn.LazyConv2d(16, 3, padding=1), nn.ReLU(), nn.Upsample((SIZE, SIZE)),
-        nn.Conv2d(16, 1, 3, padding=1), nn.Sigmoid(),
-    )  # fmt: skip
-    decoder(torch.zeros(1, 6))
-    return encoder_net().eval(), decoder.eval()
-
-
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
-
-    def forward(self, x):
-        return F.relu(x + self.body(x))
-
-
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
-
-    def forward(self, x):
-        tokens = x.flatten(2).transpose(1, 2)
-        return x + self.attention(tokens, tokens, tokens, need_weights=False)[0].transpose(1, 2).reshape(x.shape)
-
-
-ZOO = {
-    "BatchNorm": nn.BatchNorm2d(16),
-    "LeakyReLU": nn.LeakyReLU(0.2),
-    "ELU": nn.ELU(),
-    "SiLU": nn.SiLU(),
-    "GELU": nn.GELU(),
-    "Tanh": nn.Tanh(),
-    "GroupNorm": nn.GroupNorm(4, 16),
-    "InstanceNorm": nn.InstanceNorm2d(16, affine=True),
-    "bilinear": nn.Upsample(scale_factor=2, mode="bilinear"),
-    "bilinear, corners": nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
-    "nearest": nn.Upsample(scale_factor=2),
-    "PixelShuffle": nn.PixelShuffle(2),
-    "MaxPool": nn.MaxPool2d(2),
-    "AvgPool": nn.AvgPool2d(3, 1, 1),
-    "PReLU": nn.PReLU(16),
-    "Hardswish": nn.Hardswish(),
-    "Softplus": nn.Softplus(),
-    "depthwise": nn.Conv2d(16, 16, 3, padding=1, groups=16),
-    "dilated": nn.Conv2d(16, 16, 3, padding=2, dilation=2),
-    "grouped transposed": nn.ConvTranspose2d(16, 16, 4, 2, 1, groups=4),
-    "reflect": nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"),
-    "residual": Residual(),
-    "attention": Attention(),
-    "Dropout": nn.Dropout2d(0.5),
-}
-
-
-@pytest.mark.models
-@pytest.mark.parametrize("name", ZOO)
-def test_the_zoo(name, pictures, tmp_path):
-    encoder, decoder = layers(ZOO[name])
-    for quantize in ("none", "int8"):
-        out = tmp_path / quantize
-        export((encoder, decoder), out, calibration=pictures, quantize=quantize, target="x86-vnni")
-        assert all(check.passed for check in verify(out))
-    latents = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
-    expected = torch_of(decoder, latents).numpy()
-    np.testing.assert_allclose(Autoencoder.load(tmp_path / "none").decode(latents), expected, atol=1e-4)
-
-
 class Noisy(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -415,7 +295,7 @@ def test_randomness_is_refused(how, tmp_path):
 
 
 def test_training_mode_is_refused(tmp_path):
-    encoder, decoder = layers(nn.Dropout(0.5))
+    encoder, decoder = encoder_net().eval(), nn.Sequential(decoder_net(), nn.Dropout(0.5))
     with pytest.raises(InputError, match=r"training mode.*eval\(\)"):
         export((encoder, decoder.train()), tmp_path / "bundle", own_model=OwnModel(image_shape=(1, SIZE, SIZE)))
 
@@ -464,3 +344,22 @@ def test_oblong_pictures(tmp_path):
     images = np.random.default_rng(0).random((40, 1, 16, 24), dtype=np.float32)
     export(model, tmp_path / "bundle", calibration=images, quantize="int8")
     assert Autoencoder.load(tmp_path / "bundle").reconstruct(images[:2]).shape == (2, 1, 16, 24)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (nn.Sequential(), Preprocessing()),
+        (Preprocessing((10, 10), (3, 3, 3, 3)), Preprocessing((10, 10), (3, 3, 3, 3))),
+        ({"source_size": [10, 10], "pad": [3, 3, 3, 3], "scale": 0.5}, Preprocessing((10, 10), (3, 3, 3, 3), 0.5)),
+    ],
+)
+def test_what_a_model_calls_preprocessing_is_taken_where_it_is_some(model, given, found):
+    model.preprocessing = given
+    assert adapt(model).preprocessing == found
+
+
+def test_preprocessing_that_says_nothing_is_refused(model):
+    model.preprocessing = {"resize": 32}
+    with pytest.raises(InputError, match="lacks 'pad'"):
+        adapt(model)

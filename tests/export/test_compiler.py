@@ -260,7 +260,7 @@ def test_the_verdict_tells_size_speed_and_quality():
 
 
 @pytest.mark.skipif(THREAD_CLOCK is time.perf_counter_ns, reason="no fine clock of a thread's CPU time here")
-def test_the_verdict_of_a_busy_machine_is_that_of_an_idle_one(monkeypatch):
+def test_the_verdict_of_a_busy_machine_is_that_of_an_idle_one(monkeypatch, whole_turns):
     monkeypatch.setattr("edgeae_export.verdict.SECONDS", 0.3)
     model, x = uneven_decoder()
     int8 = compile_int8(model, x, TOLERANCE, TARGET).model
@@ -319,3 +319,7 @@ def test_planned_layers_are_executed_layers_after_every_step(halves):
         assert {name for name, precision in executed.items() if precision == "int8"} == set(part.fitted.sites.layers)
         assert {name for name, precision in executed.items() if precision != "int8"} == set(part.kept)
         assert dequantized_weights(optimized(part.model)) == []
+
+
+def test_the_names_of_machines_are_those_that_are_known():
+    assert set(TARGETS) == {"host", *PRESETS, *NICKNAMES}

@@ -10,6 +10,8 @@ from edgeae_export.modules.noise import NOISE_FACTOR
 from edgeae_export.modules.running import torch_runner
 from edgeae_export.parity import INT8_ERROR_RISE, Int8Limits, _error_rise, check_parity, reconstruction_rise
 from edgeae_export.reference import make_reference
+from edgeae_runtime.errors import BundleError
+from edgeae_runtime.files.documents import Entries
 
 FLOAT32 = {"encoder": "float32", "decoder": "float32"}
 INT8 = {"encoder": "int8", "decoder": "int8"}
@@ -92,3 +94,22 @@ def test_other_limits_hold_instead(model, reference):
     assert failed(Int8Limits(30, 35, None)) == {"round trip"}  # whole set only: a few images have their allowance
     assert failed(Int8Limits(35, 20, None)) == {"decoder image"}
     assert failed(Int8Limits(10, 10, 1e-4)) == {"reconstruction error"}
+
+
+@pytest.mark.parametrize(
+    ("document", "limits"),
+    [
+        ({}, Int8Limits()),
+        ({"part_psnr_db": 25.0, "round_trip_psnr_db": 24.0, "error_rise": None}, Int8Limits(25.0, 24.0, None)),
+        (dataclasses.asdict(Int8Limits(error_rise=0.2)) | {"of later versions": 1}, Int8Limits(error_rise=0.2)),
+    ],
+)
+def test_limits_are_read_from_a_manifest(document, limits):
+    assert Int8Limits.of(Entries(document, BundleError)) == limits
+
+
+@pytest.mark.parametrize("wrong", ["0.05", True, 10**400, [1]])
+def test_limits_that_are_no_numbers_are_refused(wrong):
+    for name in dataclasses.asdict(Int8Limits()):
+        with pytest.raises(BundleError, match=name):
+            Int8Limits.of(Entries({name: wrong}, BundleError))

@@ -10,7 +10,7 @@ from edgeae_export.modules.adapter import adapt
 from edgeae_runtime import InputError
 from torch import nn
 
-from tests.export.test_adapters import SIZE, Base, decoder_net, encoder_net
+from tests.export.nets import SIZE, Base, decoder_net, encoder_net
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((20, 1, SIZE, SIZE)).astype(np.float32)

@@ -263,3 +263,12 @@ def test_a_failed_parity_leaves_nothing(model, images, tmp_path, monkeypatch):
     with pytest.raises(ParityError, match="Nothing was written"):
         export(model, tmp_path / "bundle", calibration=images)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rewrite_may_round_otherwise_as_far_as_the_models_noise(model, tmp_path):
+    """A float32 limit of nothing would drop every rewrite that adds in another order, and ship a slower graph."""
+    report = export(model, tmp_path / "bundle", target="x86-vnni")
+    assert report.parts["decoder"].compiled.plan == "merged tail"
+    decisions = [decision for part in report.parts.values() for decision in part.compiled.decisions]
+    assert any(decision.applied and decision.rule == "subpixel" for decision in decisions)
+    assert not [decision.why for decision in decisions if "dropped" in decision.why]

@@ -14,7 +14,7 @@ from edgeae_export.reference import make_reference
 from edgeae_runtime import InputError
 from torch import nn
 
-from tests.export.test_adapters import SIZE, decoder_net, encoder_net
+from tests.export.nets import SIZE, decoder_net, encoder_net
 
 IMAGES = np.random.default_rng(0).random((20, 1, SIZE, SIZE)).astype(np.float32)
 BFLOAT16 = 0.05

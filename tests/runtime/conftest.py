@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgeae_runtime import Autoencoder
 
 BUNDLES = Path(__file__).parent / "bundles"
 
@@ -38,6 +39,12 @@ def broken(bundle: Path, tmp_path: Path) -> Path:
 def images() -> np.ndarray:
     """Five uint8 images of the tiny model's shape."""
     return np.random.default_rng(0).integers(0, 256, (5, 1, 16, 16), dtype=np.uint8)
+
+
+@pytest.fixture
+def ae(bundle: Path) -> Autoencoder:
+    """The tiny model, loaded."""
+    return Autoencoder.load(bundle)
 
 
 Edit = Callable[[dict[str, Any]], None]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from edgeae_export import export
+from edgeae_runtime.bundle.preprocessing import Preprocessing
 
 from edgeae.data import load_images
 from edgeae.model import Autoencoder, AutoencoderConfig
@@ -26,7 +27,7 @@ class Model:
             autoencoder.decoder.from_latent.weight *= 4
         self.encoder, self.decoder = autoencoder.encoder, autoencoder.decoder
         self.image_shape, self.latent_dim = (1, 16, 16), 3
-        self.preprocessing = {"source_size": [14, 14], "pad": [1, 1, 1, 1], "scale": 1 / 255}
+        self.preprocessing = Preprocessing((14, 14), (1, 1, 1, 1))
 
 
 def main() -> None:

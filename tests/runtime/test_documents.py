@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from edgeae_runtime import InputError
-from edgeae_runtime.command import actions as commands
 from edgeae_runtime.command.cli import main
-from edgeae_runtime.files.documents import finite
+from edgeae_runtime.files.documents import finite, write_json
 from edgeae_runtime.files.regular import read_regular
 from edgeae_runtime.measure.comparison import compare_files, read_report
 
@@ -136,7 +135,7 @@ def test_a_byte_order_mark_is_no_damage(tmp_path):
 
 def test_what_is_not_a_number_is_written_as_null(tmp_path):
     nan = float("nan")
-    commands.write_json(tmp_path / "x.json", {"rows": [{"peak_memory_mib": nan, "times": (1.0, -nan, float("inf"))}]})
+    write_json(tmp_path / "x.json", {"rows": [{"peak_memory_mib": nan, "times": (1.0, -nan, float("inf"))}]})
     assert json.loads((tmp_path / "x.json").read_text()) == {
         "rows": [{"peak_memory_mib": None, "times": [1.0, None, None]}]
     }

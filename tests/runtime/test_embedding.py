@@ -19,11 +19,6 @@ from edgeae_runtime.sessions import providers
 SAME = 1e-6  # another batch size sums in another order: a few roundings of values near one
 
 
-@pytest.fixture
-def ae(bundle):
-    return Autoencoder.load(bundle)
-
-
 def many(count, seed=0):
     return np.random.default_rng(seed).standard_normal((count, 3)).astype(np.float32)
 

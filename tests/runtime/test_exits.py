@@ -15,6 +15,7 @@ from edgeae_runtime.command import actions as commands
 from edgeae_runtime.command import cli
 from edgeae_runtime.command.cli import main
 from edgeae_runtime.command.exits import checking, exit_status
+from edgeae_runtime.files.documents import write_json
 from edgeae_runtime.terminal import MAX_PARAGRAPH, cut, name_of
 
 ENCODINGS = ("cp1252", "ascii", "utf-16", "cp037", "latin-1", "utf-8")
@@ -242,7 +243,7 @@ def test_json_on_standard_output_is_pure(bundle, replace_file, int8_bundle, caps
         "bytes, whatever the terminal's encoding"
     )
     document = {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": (-float("inf"), "x")}}
-    commands.write_json("-", document)
+    write_json("-", document)
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": {"d": [None, "x"]}}
 
 

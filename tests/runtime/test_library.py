@@ -1,10 +1,7 @@
-"""What an application leans on when hasty or under attack: memory for every dtype, arguments of any type, lying graphs,
-limits of time, telemetry."""
+"""What an application leans on when hasty or under attack: memory for every dtype, arguments of any type, limits of
+time, telemetry, lying graphs."""
 
-import copy
-import itertools
 import os
-import pickle  # noqa: TID251 what users do with a model that they send to a worker
 import subprocess
 import sys
 import threading
@@ -15,18 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeae_runtime import Autoencoder, BundleError, InputError, IntegrityError, TimeLimitError
+from edgeae_runtime import Autoencoder, BundleError, InputError, TimeLimitError
 from edgeae_runtime.bundle import thread_counts
 from edgeae_runtime.measure.cold_start import process
-from edgeae_runtime.sessions import forks, providers
 
 SAME = 1e-6  # another batch size sums in another order: a few roundings of values near one
-forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-
-
-@pytest.fixture
-def ae(bundle):
-    return Autoencoder.load(bundle)
 
 
 def many(count, seed=0):
@@ -37,92 +27,6 @@ def collect(outputs, found):
     """Keep what comes before an error."""
     for output in outputs:
         found.append(output)
-
-
-# Streams
-
-
-class Slow:
-    """`autoencoder.decode`, after a while: whoever refills a buffer has time to."""
-
-    def __init__(self, autoencoder, monkeypatch):
-        decode = autoencoder.decode
-        monkeypatch.setattr(autoencoder, "decode", lambda latents: (time.sleep(0.005), decode(latents))[1])
-
-
-def test_a_stream_owns_what_a_camera_refills(ae, monkeypatch):
-    expected = [ae.decode(many(2, seed)) for seed in range(20)]
-    Slow(ae, monkeypatch)
-
-    def camera():
-        buffer = np.empty((2, 3), np.float32)
-        for seed in range(20):
-            buffer[:] = many(2, seed)
-            yield buffer
-
-    for found, wanted in itertools.zip_longest(ae.stream(camera()), expected):
-        np.testing.assert_array_equal(found, wanted)
-
-
-def test_a_stream_owns_what_its_reader_refills(ae, monkeypatch):
-    expected = [ae.decode(many(2, seed)) for seed in range(10)]
-    Slow(ae, monkeypatch)
-    buffers = [many(2, seed) for seed in range(10)]
-    outputs = []
-    for output in ae.stream(iter(buffers)):
-        outputs.append(output)
-        for buffer in buffers[: len(outputs) + 1]:  # those that were taken: this one, and the one ahead
-            buffer[:] = 0
-    np.testing.assert_array_equal(outputs, expected)
-
-
-def test_what_is_finished_comes_before_what_the_iterable_raises(ae):
-    def batches():
-        for seed in range(3):
-            yield many(2, seed)
-        raise KeyError("the camera's plug")
-
-    found = []
-    with pytest.raises(KeyError, match="plug"):
-        collect(ae.stream(batches()), found)
-    np.testing.assert_array_equal(found, [ae.decode(many(2, seed)) for seed in range(3)])
-
-
-@pytest.mark.parametrize("bad", [np.zeros((2, 4), np.float32), "no array", None, np.full((1, 3), 1e39)])
-def test_what_is_finished_comes_before_a_bad_batch(ae, bad):
-    found = []
-    with pytest.raises(InputError):
-        collect(ae.stream([many(1), many(2), bad, many(3)]), found)
-    assert [len(output) for output in found] == [1, 2]
-
-
-def test_a_reader_may_stop_early(ae):
-    before = threading.active_count()
-    for stop in (0, 1, 3):
-        stream = ae.stream(many(2, seed) for seed in itertools.count())
-        for _ in range(stop):
-            next(stream)
-        stream.close()
-        assert threading.active_count() == before
-    stream = ae.stream(many(2, seed) for seed in itertools.count())
-    next(stream)
-    del stream
-    assert threading.active_count() == before
-
-
-def test_a_process_ends_with_a_stream_open(bundle):
-    code = (
-        "import itertools, numpy, edgeae_runtime as r\n"
-        f"ae = r.Autoencoder.load({str(bundle)!r})\n"
-        "stream = ae.stream(numpy.zeros((1, 3), 'float32') for _ in itertools.count()); next(stream)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-def test_wrong_arguments_of_a_stream_are_told_at_once(ae):
-    for batches, call in ((5, "decode"), ([], 5), ([], np.zeros(3)), ([], "close")):
-        with pytest.raises(InputError):
-            ae.stream(batches, call)
 
 
 # Memory and conversions
@@ -326,137 +230,6 @@ def test_a_limit_that_is_not_reached_changes_nothing(bundle, ae, images):
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before  # no timer is left waiting
-
-
-# Copies, forks, folders
-
-
-def test_a_path_is_fixed_when_it_is_loaded(broken, monkeypatch):
-    monkeypatch.chdir(broken.parent)
-    ae = Autoencoder.load(broken.name)
-    monkeypatch.chdir("/")
-    for other in (pickle.loads(pickle.dumps(ae)), copy.copy(ae), copy.deepcopy(ae)):
-        np.testing.assert_array_equal(other.decode(many(2)), ae.decode(many(2)))
-
-
-def replace(broken, int8_bundle):
-    for file in int8_bundle.iterdir():
-        (broken / file.name).write_bytes(file.read_bytes())
-
-
-def test_a_replaced_bundle_is_not_unpickled(broken, int8_bundle):
-    ae = Autoencoder.load(broken)
-    raw = pickle.dumps(ae)
-    replace(broken, int8_bundle)
-    with pytest.raises(IntegrityError, match="another one"):
-        pickle.loads(raw)
-    with pytest.raises(IntegrityError, match="another one"):
-        copy.copy(ae)
-    assert ae.decode(many(1)).shape == (1, 1, 16, 16)  # here, it goes on
-
-
-@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda ae: pickle.loads(pickle.dumps(ae))])
-def test_closing_holds_in_copies(bundle, how):
-    ae = Autoencoder.load(bundle)
-    ae.close()
-    other = how(ae)
-    with pytest.raises(InputError, match="was closed"):
-        other.decode(many(1))
-    assert other.manifest == ae.manifest
-
-
-def child(work, seconds=30):
-    """The exit status of a forked child: 0 if `work` gives true; -9 if it hung."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads is what is tested
-        pid = os.fork()
-    if pid == 0:
-        status = 2
-        try:
-            status = 0 if work() else 1
-        finally:
-            os._exit(status)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-    return -9
-
-
-def refused(call, error):
-    try:
-        call()
-    except error:
-        return True
-    return False
-
-
-@forking
-@pytest.mark.parametrize("threads", [1, 2])
-def test_in_a_child_the_same_model_or_an_error(broken, int8_bundle, threads, monkeypatch):
-    monkeypatch.chdir(broken.parent)
-    ae = Autoencoder.load(broken.name, threads=threads)
-    expected = ae.decode(many(2))
-    monkeypatch.chdir("/")
-    assert child(lambda: np.allclose(ae.decode(many(2)), expected, atol=SAME)) == 0
-    assert child(lambda: (ae.close(), refused(lambda: ae.decode(many(2)), InputError))[1]) == 0
-    replace(broken, int8_bundle)
-    assert child(lambda: refused(lambda: ae.decode(many(2)), IntegrityError)) == 0
-    ae.close()
-    assert child(lambda: refused(lambda: ae.decode(many(2)), InputError)) == 0
-
-
-@forking
-def test_a_child_that_never_calls_ends(bundle):
-    """Freeing a session whose threads a fork has lost would wait for them."""
-    code = (
-        f"import os, sys, edgeae_runtime as r\nae = r.Autoencoder.load({str(bundle)!r}, threads=2)\n"
-        "if (pid := os.fork()) == 0:\n    del ae\n    sys.exit(7)\n"
-        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
-    )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, timeout=60)
-    assert done.returncode == 7
-
-
-@forking
-def test_a_fork_waits_for_a_session_that_is_being_made(bundle, monkeypatch):
-    making, made = threading.Event(), []
-    create = providers.ort.InferenceSession
-
-    def slowly(*arguments, **named):
-        making.set()
-        time.sleep(0.3)
-        session = create(*arguments, **named)
-        made.append(session)
-        return session
-
-    monkeypatch.setattr(providers.ort, "InferenceSession", slowly)
-    loader = threading.Thread(target=Autoencoder.load, args=(bundle,), kwargs={"parts": "decoder"})
-    loader.start()
-    assert making.wait(30)
-    assert child(lambda: len(made) == 1 and forks.SESSIONS.acquire(timeout=1)) == 0
-    loader.join(30)
-    assert made
-
-
-@forking
-def test_a_stream_of_before_a_fork_says_so(ae):
-    stream = ae.stream(many(1) for _ in itertools.count())
-    next(stream)
-
-    def go_on():
-        try:
-            next(stream)
-        except Exception as error:
-            return "fork" in str(error)
-        return False
-
-    assert child(go_on) == 0
-    assert next(stream).shape == (1, 1, 16, 16)
 
 
 # The surroundings

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edgeae_runtime.bundle.golden_limits import limits_document
 from edgeae_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, parse_manifest
-from edgeae_runtime.bundle.parts import LatentSpace, Layer, Part, TensorSpec
+from edgeae_runtime.bundle.parts import LatentSpace, Layer, Part, Pixels, TensorSpec
+from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.bundle.reader import open_bundle
 from edgeae_runtime.errors import BundleError, InputError, shown
+from edgeae_runtime.files.documents import json_bytes
 from edgeae_runtime.files.file_record import record_of
 from edgeae_runtime.parity import Check
 from onnx import TensorProto, ValueInfoProto
@@ -22,7 +24,7 @@ from onnx import TensorProto, ValueInfoProto
 from edgeae_export.bundle.model_card import model_card
 from edgeae_export.bundle.swap import check_writable, put_back, replace_folder
 from edgeae_export.compiler import Compiled
-from edgeae_export.corners import GoldenCorners
+from edgeae_export.corners import ShippedCorners
 from edgeae_export.graph.executed import executed_layers
 from edgeae_export.graph.running import check_guarded, operator_counts, parameter_count
 from edgeae_export.int8.fitting import Fitted
@@ -30,6 +32,7 @@ from edgeae_export.modules.images import GOLDEN_IMAGES
 from edgeae_export.parity import COMMON_LIMITS, Int8Limits, limit_on_few
 from edgeae_export.reference import Reference
 from edgeae_export.targets import Target
+from edgeae_export.value_range import ValueRange
 
 _TOOLS = ("edgeae", "edgeae-runtime", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
 _BESIDE = ("README.md", "tuning.json", "variants", "model.sig", ".DS_Store", "Thumbs.db", "desktop.ini")
@@ -46,15 +49,15 @@ class BundleContents:
     quality: Mapping[str, float]
     target: Target
     calibration_images: int
-    preprocessing: Mapping[str, object]
+    preprocessing: Preprocessing
     prior: str | None
     """`"normal"` where latents are drawn from N(0, 1), else None."""
-    bounded: bool
-    """Whether images lie in [0, 1]; otherwise their values may be any finite numbers."""
+    value_range: ValueRange
+    """What the model's own images look like."""
     real_images: bool
     rounding: float
     """Most that the decoder's own rounding of its pixels changes them."""
-    golden_corners: GoldenCorners | None = None
+    golden_corners: ShippedCorners | None = None
     """What travels with the bundle beside real images."""
     limits: Int8Limits = COMMON_LIMITS
     """What int8 was allowed to cost."""
@@ -117,7 +120,7 @@ def write_bundle(contents: BundleContents, out: str | Path, *, overwrite: bool) 
         check_guarded(files[f"{name}.onnx"], name)
     files["golden.npz"] = _golden_bytes(contents)
     document = _document(contents, files)
-    files[MANIFEST_FILE] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+    files[MANIFEST_FILE] = json_bytes(document)
     manifest = parse_manifest(files[MANIFEST_FILE])
     files["README.md"] = model_card(document).encode()
     replace_folder(Path(out), files)
@@ -135,10 +138,11 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
         "parts": {name: _part(name, part, files, contents) for name, part in contents.parts.items()},
         "golden": {
             **record_of("golden.npz", files["golden.npz"]).as_document(),
-            "limits": _golden_limits(contents),
-            "corners": contents.golden_corners.as_document() if contents.golden_corners else None,
+            **limits_document(
+                _golden_limits(contents), contents.golden_corners.record if contents.golden_corners else None
+            ),
         },
-        "preprocessing": dict(contents.preprocessing),
+        "preprocessing": contents.preprocessing.as_document() | {"model_range": contents.value_range.as_document()},
         "latent": latent.as_document(),
         "target": contents.target.as_document(),
         "quantization": _quantization(contents),
@@ -230,8 +234,8 @@ def _golden_bytes(contents: BundleContents) -> bytes:
 def _tensors(values: Iterable[ValueInfoProto], contents: BundleContents) -> tuple[TensorSpec, ...]:
     """Images are bound to [0, 1] unless they are signals or rows; latents may be any finite number."""
     reference = contents.reference
-    ranges = {"image": (0.0, 1.0) if contents.bounded else None}
-    dtypes: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
+    ranges = {"image": (0.0, 1.0) if contents.value_range.bounded else None}
+    dtypes: dict[int, Pixels] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
     latent = reference.latents.shape[1:]
     shapes = {"image": reference.images.shape[1:], "latent": latent, "log_variance": latent}
     specs = []

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime as ort
+from edgeae_runtime.bundle.parts import Precision
 
 from edgeae_export.graph.running import WEIGHTED_OPS
 
@@ -38,7 +39,7 @@ class ExecutedLayer:
     name: str
     op: str
     """ONNX Runtime's kernel."""
-    precision: str
+    precision: Precision
     """`int8` or `float32`."""
 
 
@@ -66,7 +67,9 @@ def _layers(model: onnx.ModelProto, graph: onnx.ModelProto) -> list[ExecutedLaye
     name_of = _names(model)
     layers = []
     for node in graph.graph.node:
-        precision = "int8" if node.op_type in INT8_KERNELS else "float32" if node.op_type in FLOAT_KERNELS else ""
+        precision: Precision | None = (
+            "int8" if node.op_type in INT8_KERNELS else "float32" if node.op_type in FLOAT_KERNELS else None
+        )
         if precision:
             name = _FUSED.sub("", _FUSED.sub("", node.name))
             layers.append(ExecutedLayer(name_of.get(name, name), node.op_type, precision))

@@ -8,7 +8,6 @@ import onnx_ir as ir
 
 from edgeae_export.graph.editing import Edit, closed, opened
 
-PIXELS = ("float32", "uint8")
 HALF_STEP = 0.5 / 255 * 1.001
 """Most that rounding to the nearest of 256 steps changes a value in [0, 1]; the rest is float32's own rounding."""
 

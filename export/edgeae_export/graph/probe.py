@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from edgeae_runtime.errors import gist
 from edgeae_runtime.parity import in_batches
 from numpy.typing import NDArray
 
@@ -73,7 +74,7 @@ class Probe:
         try:
             found = in_batches(joined_runner(graph), self._inputs)
         except Exception as error:  # ONNX Runtime raises many types
-            return f"it does not run ({' '.join(str(error).split())[:200]})"
+            return f"it does not run ({gist(error)})"
         if found.shape != self._expected.shape:
             return f"it gives {found.shape[1]} numbers per input instead of {self._expected.shape[1]}"
         sound: NDArray[np.bool_] = np.asarray(np.isfinite(self._expected).all(axis=1))

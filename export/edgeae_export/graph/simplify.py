@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx
+from edgeae_runtime.errors import gist
 
 from edgeae_export.arrays import Float32Array
 from edgeae_export.graph.lost_constants import lost_constants
@@ -71,7 +72,7 @@ def _simplified(model: onnx.ModelProto, optimize: bool) -> tuple[onnx.ModelProto
         onnx.checker.check_model(candidate, full_check=True)
         check_self_contained(candidate)
     except Exception as error:  # onnxsim raises what its C++ raises; whatever it was, the traced graph stands
-        return model, f"onnxsim failed ({' '.join(str(error).split())[:200]})"
+        return model, f"onnxsim failed ({gist(error)})"
     if _signature(candidate) != _signature(model):
         return model, "it changed the inputs or outputs"
     if lost := lost_constants(model, candidate):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from edgeae_runtime.errors import gist
+
 _LONGEST = 300
 """Characters of somebody else's message that are kept."""
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _UNSUPPORTED = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 _USER_CODE = re.compile(r'The following call raised this error:\s+File "[^"]*", line (\d+), in (\w+)\n\s*(.+)')
 _RUNTIME = re.compile(r"while running (\w+) node\. Name:'([^']*)' Status Message: (.*)", re.DOTALL)
 _SOURCE = re.compile(r"^\S*?/\S+:\d+ [^\n]*?\) ")  # the place in ONNX Runtime's own source
-_ADVICE = re.compile(r"\n\s*(?:Caused by:|For more|For extended|consider using|\(Refer to|If you suspect)")
+_ADVICE = re.compile(
+    r"\n(?:\s|\x1b\[[0-9;]*m)*(?:Caused by:|For more|For extended|consider using|\(Refer to|If you suspect)"
+)
 
 
 def why_not_traced(error: BaseException) -> str:
@@ -40,16 +43,15 @@ def why_not_traced(error: BaseException) -> str:
 
 def why_not_run(error: BaseException) -> str:
     """What ONNX Runtime says about a graph that it cannot run, with the operator and its node."""
-    text = _ANSI.sub("", str(error))
+    text = str(error)
     if match := _RUNTIME.search(text):
-        return f"{match[1]} ({match[2]}): {_shortened(_SOURCE.sub('', match[3]))}"
-    return _shortened(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text))
+        return f"{match[1]} ({match[2]}): {gist(_SOURCE.sub('', match[3]), _LONGEST)}"
+    return gist(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text), _LONGEST)
 
 
 def one_line(error: BaseException) -> str:
     """The first paragraph of an error's message."""
-    text = _ANSI.sub("", str(error))
-    return _shortened(_ADVICE.split(text.strip().split("\n\n")[0])[0])
+    return gist(_ADVICE.split(str(error).strip().split("\n\n")[0])[0], _LONGEST)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -60,8 +62,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-
-
-def _shortened(text: str) -> str:
-    words = " ".join(text.split()).rstrip(".")
-    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.errors import InputError
+from edgeae_runtime.files.documents import Entries
 from torch import Tensor, nn
 
 from edgeae_export.arrays import Float32Array
@@ -26,7 +28,6 @@ from edgeae_export.modules.torchscript import without_torchscript
 from edgeae_export.value_range import ValueRange
 
 TRIAL_IMAGES = 16
-_NO_PREPROCESSING = {"source_size": None, "pad": [0, 0, 0, 0], "scale": 1 / 255}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Adapted:
     decoder: nn.Module
     """The latent to [batch, *image_shape]."""
     image_shape: tuple[int, ...]
-    preprocessing: Mapping[str, object]
+    preprocessing: Preprocessing
     prior: str | None
     """`"normal"` for a variational autoencoder."""
     value_range: ValueRange
@@ -109,11 +110,19 @@ def adapt(
         encoder=without_torchscript(_simplest(found.encoder, trial), trial, "encoder"),
         decoder=without_torchscript(_simplest(found.decoder, found.latent), found.latent, "decoder"),
         image_shape=shape,
-        preprocessing=getattr(model, "preprocessing", _NO_PREPROCESSING),
+        preprocessing=_preprocessing(model),
         prior="normal" if found.encoder.roles.log_variance is not None else None,
         value_range=value_range,
         notices=tuple(notices),
     )
+
+
+def _preprocessing(model: object) -> Preprocessing:
+    """What a model says of it; another thing of that name, as a layer, says nothing."""
+    given = getattr(model, "preprocessing", None)
+    if isinstance(given, Mapping):
+        return Preprocessing.of(Entries(given, lambda problem: InputError(f"The model's `preprocessing` {problem}.")))
+    return given if isinstance(given, Preprocessing) else Preprocessing()
 
 
 def _references(model: object, given: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:

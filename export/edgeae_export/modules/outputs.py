@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.errors import InputError, gist
 from torch import Tensor, nn
 
 IMAGES = (
@@ -130,7 +130,7 @@ def failed(name: str, given: Tensor, error: Exception) -> InputError:
 
 def short_error(error: Exception) -> str:
     """What the user's own code raised, on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {gist(error)}"
 
 
 def last_word(key: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from edgeae_runtime.errors import InputError
+from edgeae_runtime.errors import InputError, gist
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -184,7 +184,9 @@ def _find(model: Any, part: NamedPart, name: str) -> tuple[nn.Module, str]:  # n
             parent = functools.reduce(getattr, path, model)
             part = getattr(parent, last)
         except AttributeError as error:
-            raise InputError(f"The {name} cannot be found: {error}. Expected the name of an attribute.") from error
+            raise InputError(
+                f"The {name} cannot be found: {gist(error)}. Expected the name of an attribute."
+            ) from error
         if isinstance(part, torch.ScriptMethod) and isinstance(parent, nn.Module):
             return parent, last
     part = unwrapped(part)

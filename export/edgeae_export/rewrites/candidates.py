@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+from edgeae_runtime.errors import gist
 from edgeae_runtime.measure.timing import THREAD_CLOCK, interleave
 
 from edgeae_export.arrays import Float32Array
@@ -151,4 +152,4 @@ def _attempt(model: onnx.ModelProto, steps: Iterable[Step]) -> tuple[onnx.ModelP
     try:
         return *apply(model, steps), ""
     except Exception as error:  # whatever a rewrite did not foresee, the graph before it stands
-        return model, [], f"it raised {type(error).__name__} ({' '.join(str(error).split())[:200]})"
+        return model, [], f"it raised {type(error).__name__} ({gist(error)})"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from edgeae_runtime.bundle.preprocessing import MAX_NUMBER
 
 if TYPE_CHECKING:
-    from edgeae_runtime.files.documents import Entries
+    from edgeae_runtime.files.documents import Document, Entries
 
 GOLDEN_OUTPUTS = ("latent", "log_variance", "image", "reconstruction")
 GOLDEN_METRICS = ("max_abs", "psnr_db")
@@ -55,6 +55,11 @@ def limits_of(golden: Entries) -> dict[str, dict[str, float]]:
         output: {metric: metrics.number(metric, MAX_NUMBER) for metric in metrics.document}
         for output, metrics in _outputs(golden)
     }
+
+
+def limits_document(limits: Mapping[str, Mapping[str, float]], corners: GoldenCorners | None) -> Document:
+    """What `limits_of` and `GoldenCorners.of` read, as JSON."""
+    return {"limits": limits, "corners": None if corners is None else asdict(corners)}
 
 
 def _outputs(entries: Entries) -> list[tuple[str, Entries]]:

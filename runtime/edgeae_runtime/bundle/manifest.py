@@ -52,6 +52,10 @@ class Manifest:
         """Whether the encoder gives the log-variance beside the mean."""
         return "encoder" in self.parts and len(self.parts["encoder"].outputs) == 2
 
+    def entries(self, key: str) -> Entries:
+        """What the document says under a key, each entry checked when it is taken; empty where it says nothing."""
+        return Entries(self.document, _damaged).maybe_within(key)
+
 
 def parse_manifest(raw: bytes) -> Manifest:
     """Read and validate `manifest.json`.

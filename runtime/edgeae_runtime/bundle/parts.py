@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from edgeae_runtime.bundle.preprocessing import MAX_NUMBER
 from edgeae_runtime.files.documents import is_whole
@@ -13,7 +13,10 @@ from edgeae_runtime.files.file_record import FileRecord
 if TYPE_CHECKING:
     from edgeae_runtime.files.documents import Document, Entries
 
-PRECISIONS = ("float32", "int8")
+Precision = Literal["float32", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Pixels = Literal["float32", "uint8"]
+PIXELS: tuple[Pixels, ...] = get_args(Pixels)
 MAX_MODEL_BYTES = 1 << 30
 """Most bytes of a graph; what an edge device could still hold, and half of what one file of ONNX can."""
 MAX_ELEMENTS = 1 << 26
@@ -25,7 +28,7 @@ class TensorSpec:
     """An input or output of a graph."""
 
     name: str
-    dtype: str
+    dtype: Pixels
     """A numpy dtype name: `float32`, or `uint8` for the pixels of a decoder that was exported to give them."""
     shape: tuple[int | None, ...]
     """`None` stands for the batch, which may be any size from 1."""
@@ -36,7 +39,7 @@ class TensorSpec:
     def of(cls, entries: Entries) -> TensorSpec:
         """What a document says of it; its own error where that cannot be."""
         name = entries.take("name", str)
-        dtype, shape = entries.choice("dtype", ("float32", "uint8")), entries.take("shape", list)
+        dtype, shape = entries.choice("dtype", PIXELS), entries.take("shape", list)
         place = f"{entries.place('shape')} of {name[:80]!r}"
         if len(shape) < 2 or shape[0] != "batch" or not all(is_whole(n) and n > 0 for n in shape[1:]):
             raise entries.error(f"has {place} = {shape!r}, expected ['batch', then whole numbers from 1]")
@@ -60,7 +63,7 @@ class Layer:
 
     name: str
     op: str
-    precision: str
+    precision: Precision
 
     @classmethod
     def of(cls, entries: Entries) -> Layer:
@@ -77,7 +80,7 @@ class Part:
     """The encoder or the decoder."""
 
     record: FileRecord
-    precision: str
+    precision: Precision
     """`float32`, or `int8` when at least one layer runs in 8 bits."""
     opset: int
     ir_version: int

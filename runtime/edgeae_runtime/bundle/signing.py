@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeae_runtime.bundle.thread_counts import TUNING_FILE
-from edgeae_runtime.errors import InputError, SignatureError, shown
+from edgeae_runtime.errors import InputError, SignatureError, gist, shown
 from edgeae_runtime.files.documents import parse_json
 from edgeae_runtime.files.regular import read_regular
 from edgeae_runtime.terminal import name_of
@@ -132,6 +132,6 @@ def library(module: str) -> Any:  # noqa: ANN401 - a module of an optional packa
         return importlib.import_module(module)
     except ImportError as error:
         raise InputError(
-            f"Signatures need the package model-signing, which cannot be imported ({error}). Install the extra: "
+            f"Signatures need the package model-signing, which cannot be imported ({gist(error)}). Install the extra: "
             f"{INSTALL}"
         ) from error

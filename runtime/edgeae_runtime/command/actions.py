@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,6 @@ from edgeae_runtime.command.doctor import examine
 from edgeae_runtime.command.text import here, next_line
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.files.array_files import find_array, is_array_file
-from edgeae_runtime.files.documents import finite
-from edgeae_runtime.files.writing import write_atomically
 from edgeae_runtime.machine import available_memory, check_threads, usable_cores
 from edgeae_runtime.measure.comparison import compare_files, comparison_lines, read_report
 from edgeae_runtime.measure.tune import tune as tune_bundle
@@ -143,26 +139,6 @@ def earlier_bench(path: str | Path | None) -> dict[str, Any] | None:
     return None if path is None else read_report(path)
 
 
-def require_parity(checks: list[Check]) -> None:
-    """Raise ParityError unless all passed."""
-    parity.require(
-        checks,
-        "This machine does not compute what the torch model did: update ONNX Runtime, try another provider, or "
-        "export for this machine.",
-    )
-
-
-def verify_document(checks: Sequence[Check], fingerprint: str | None = None) -> dict[str, Any]:
-    """The versioned JSON of a verification; `signed_by` is the SHA-256 of the key, where one was asked for."""
-    return {
-        "schema": "edgeae-verify",
-        "schema_version": 1,
-        "passed": all(check.passed for check in checks),
-        "signed_by": fingerprint,
-        "checks": [check.as_document() for check in checks],
-    }
-
-
 def numbers(text: str) -> list[int]:
     """Parse `1,64`.
 
@@ -210,12 +186,6 @@ def check_memory(count: int, manifest: Manifest, what: str) -> None:
             f"Got {count:,} {what}, which take {count * each / (1 << 30):,.1f} GiB of memory; "
             f"{free / (1 << 30):.1f} GiB are free. Ask for at most {free // each:,} at a time."
         )
-
-
-def write_json(path: str | Path, report: dict[str, Any]) -> None:
-    """Write a report, atomically; to standard output for `-`. What is not a number becomes null."""
-    raw = (json.dumps(finite(report), indent=2, allow_nan=False) + "\n").encode()
-    write_atomically(path, lambda file: file.write(raw))
 
 
 def _read(source: str, autoencoder: Autoencoder) -> tuple[NDArray[Any], list[str] | None, list[str]]:

@@ -14,10 +14,12 @@ from typing import Any
 from edgeae_runtime.command import actions, text
 from edgeae_runtime.command.completion import SHELLS, completion_script
 from edgeae_runtime.command.exits import CHECK_FAILED, OK, checking, exit_status
+from edgeae_runtime.files.documents import write_json
 from edgeae_runtime.files.writing import STANDARD_OUTPUT
 from edgeae_runtime.measure.bench import bench_bundle
 from edgeae_runtime.replay import TIMEOUT_S
 from edgeae_runtime.terminal import say, tell
+from edgeae_runtime.verification import require_parity, verify_document
 
 __all__ = ["main", "run_verb", "verb_parsers", "version_line", "write_report"]
 
@@ -72,8 +74,8 @@ def _verify(options: argparse.Namespace) -> int:
     show = _shower(options.json)
     show([text.signature_line(fingerprint)] if fingerprint else [])
     show(text.check_lines(checks))
-    write_report(options.json, actions.verify_document(checks, fingerprint))
-    actions.require_parity(checks)
+    write_report(options.json, verify_document(checks, fingerprint))
+    require_parity(checks)
     show(["Verified: this machine computes what the torch model did."])
     show([text.next_line("bench", text.here(options.bundle), provider=options.provider)])
     return OK
@@ -223,7 +225,7 @@ def _shower(json: str | None) -> Callable[[Iterable[str]], None]:
 def write_report(path: str | None, report: dict[str, Any]) -> None:
     """Write the figures where `--json` says, if anywhere, and tell; `-` is standard output, which gets nothing else."""
     if path:
-        actions.write_json(path, report)
+        write_json(path, report)
         if path != STANDARD_OUTPUT:
             say(f"Wrote {path}")
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
-from typing import Any, TypeGuard, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from edgeae_runtime.errors import shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_FIGURE = 1e15
 """Larger than any figure that is measured: 30 years in microseconds."""
@@ -20,6 +23,7 @@ Document = dict[str, Any]  # one JSON object
 Wrong = Callable[[str], Exception]
 """The error for a document with this problem, which begins with a verb: "lacks 'parts'"."""
 _T = TypeVar("_T")
+_Word = TypeVar("_Word", bound=str)
 
 
 class Entries:
@@ -86,7 +90,7 @@ class Entries:
         """The values of the given kind in the list under a key."""
         return [self.typed(item, kind, self.place(key)) for item in self.take(key, list)]
 
-    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+    def choice(self, key: str, choices: tuple[_Word, ...]) -> _Word:
         """The word under a key, one of the choices."""
         return self.one_of(self.take(key, str), choices, self.place(key))
 
@@ -108,11 +112,12 @@ class Entries:
             raise self.error(f"has {_told(values)} for {self.place(key)}, expected {expected} from {least}")
         return tuple(values)
 
-    def one_of(self, value: str, choices: tuple[str, ...], where: str) -> str:
+    def one_of(self, value: str, choices: tuple[_Word, ...], where: str) -> _Word:
         """The value, one of the choices."""
-        if value not in choices:
-            raise self.error(f"has {_told(value)} in {where}, expected {' or '.join(choices)}")
-        return value
+        for choice in choices:
+            if choice == value:
+                return choice
+        raise self.error(f"has {_told(value)} in {where}, expected {' or '.join(choices)}")
 
     def typed(self, value: object, kind: type[_T], where: str) -> _T:
         """The value, of the given kind; a truth value is no whole number."""
@@ -162,6 +167,21 @@ def finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [finite(entry) for entry in value]
     return value
+
+
+def json_bytes(document: Mapping[str, Any]) -> bytes:
+    """A document as every file of ours has it; ValueError where it holds NaN or infinity."""
+    import json
+
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+
+
+def write_json(path: str | Path, report: dict[str, Any]) -> None:
+    """Write a report, atomically; to standard output for `-`. What is not a number becomes null."""
+    from edgeae_runtime.files.writing import write_atomically  # here: a runtime that only reads does without it
+
+    raw = json_bytes({key: finite(entry) for key, entry in report.items()})
+    write_atomically(path, lambda file: file.write(raw))
 
 
 def _refuse_constant(name: str) -> float:

@@ -28,10 +28,10 @@ def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
         BundleError, ProviderError: the bundle cannot be run.
         OSError: the folder cannot be written.
     """
-    import json
     from pathlib import Path
 
     from edgeae_runtime.autoencoder import Autoencoder
+    from edgeae_runtime.files.documents import json_bytes
     from edgeae_runtime.machine import usable_cores
     from edgeae_runtime.measure.timing import interleave
     from edgeae_runtime.pictures.images import write_atomically
@@ -59,7 +59,7 @@ def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
         "threads": threads,
         "median_us": measured,
     }
-    raw = (json.dumps(document, indent=2) + "\n").encode()
+    raw = json_bytes(document)
     if (bundle / TUNING_FILE).is_symlink():  # a stranger's bundle must not choose which file is written
         (bundle / TUNING_FILE).unlink()
     write_atomically(bundle / TUNING_FILE, lambda file: file.write(raw))

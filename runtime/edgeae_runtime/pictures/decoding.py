@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeae_runtime.bundle.preprocessing import Fit
 from edgeae_runtime.errors import InputError, shown
 from edgeae_runtime.files.regular import open_regular
 
@@ -75,7 +76,7 @@ def picture_header(path: Path) -> tuple[tuple[int, int], bool]:
 
 
 def load_picture(
-    path: Path, image_shape: tuple[int, ...], fit: str | None, notices: Notices | None = None
+    path: Path, image_shape: tuple[int, ...], fit: Fit | None, notices: Notices | None = None
 ) -> NDArray[np.uint8]:
     """One picture file as uint8 [channels, height, width]: turned upright as its EXIF says, put on white where it is
     transparent, its 16 bits scaled to 8; of several pages the first.
@@ -208,7 +209,7 @@ def _on_white(picture: Picture, seen: Notices) -> Picture:
     return ground
 
 
-def _brought(picture: Picture, size: tuple[int, int], fit: str) -> Picture:
+def _brought(picture: Picture, size: tuple[int, int], fit: Fit) -> Picture:
     from PIL import ImageOps
 
     method = pillow().Resampling.BILINEAR

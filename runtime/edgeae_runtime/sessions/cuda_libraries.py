@@ -15,6 +15,8 @@ import sys
 
 import onnxruntime as ort
 
+from edgeae_runtime.errors import gist
+
 _PREFIX, _SUFFIX = ("", ".dll") if sys.platform == "win32" else ("lib", ".so")
 _MISSING_FILE = re.compile(r"(lib[\w.+-]+?\.so[\w.]*): cannot open shared object file")
 
@@ -40,7 +42,7 @@ def _explain(error: str) -> str:
     """The loader's message as a reason and a remedy."""
     found = _MISSING_FILE.search(error)
     if found is None:
-        return f"its library does not load ({error}): install 'onnxruntime-gpu[cuda,cudnn]' and NVIDIA's driver"
+        return f"its library does not load ({gist(error)}): install 'onnxruntime-gpu[cuda,cudnn]' and NVIDIA's driver"
     library = found.group(1)
     if library.startswith("libcuda.so"):
         return f"{library} is missing, which comes with NVIDIA's driver: install the driver"

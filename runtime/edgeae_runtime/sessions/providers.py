@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import onnxruntime as ort
 
-from edgeae_runtime.errors import BundleError, ProviderError, shown
+from edgeae_runtime.errors import BundleError, ProviderError, gist
 from edgeae_runtime.sessions.cuda_libraries import missing_library
 from edgeae_runtime.sessions.forks import SESSIONS
 
@@ -135,9 +135,8 @@ def start_problem(provider: str) -> str:
 
 def _gist(error: Exception) -> str:
     """What ONNX Runtime says without the C++ signatures that a failure of CUDA comes wrapped in."""
-    said = " ".join(str(error).split())
-    found = re.search(r"\bCU\w+ failure \d+: [^;]+", said)
-    return found.group().strip() if found else shown(said)[:400]
+    found = re.search(r"\bCU\w+ failure \d+: [^;]+", str(error))
+    return gist(found.group() if found else error, 400)
 
 
 def _cannot_start(provider: str, reason: str) -> ProviderError:

@@ -42,16 +42,21 @@ def upsampling_decoder(kernel, extra, activation):
 def test_all_rewrites_of_a_decoder_in_a_row(kernel_and_extra, activation, rows):
     model = upsampling_decoder(*kernel_and_extra, activation)
     x = weights(RNG, 3, 3)
-    splits = ([split_phases],) if rows else ()
-    subpixel = to_subpixel(uncropped=lambda layer: layer.name == "up2")
-    rewrites = ([subpixel], [move_below_shuffle], *splits, [split_col2im], to_channels_last)
-    rewritten = model
-    for steps in rewrites:  # each on a graph that was closed and opened again
-        rewritten, decisions = apply(rewritten, steps)
-        assert any(decision.applied for decision in decisions), steps
+    splits = (split_phases,) if rows else ()
+    steps = (
+        to_subpixel(uncropped=lambda layer: layer.name == "up2"),
+        move_below_shuffle,
+        *splits,
+        split_col2im,
+        *to_channels_last,
+    )
+    rewritten, applied = model, set()
+    for step in steps:  # each on a graph that was closed and opened again
+        rewritten, decisions = apply(rewritten, [step])
+        applied |= {decision.rule for decision in decisions if decision.applied}
         assert_equal(model, rewritten, x)
-    in_one = apply(model, [step for steps in rewrites for step in steps])[0]  # that stays open
-    assert operators(in_one) == operators(rewritten)
+    assert applied == {step.rule for step in steps}
+    assert operators(apply(model, steps)[0]) == operators(rewritten)  # as in one that stays open
     assert not {"ConvTranspose", "DepthToSpace"} & set(operators(rewritten))
     # With kernel 4 the first shuffle is cropped, so that its Conv has no taps to save; the second merges.
     assert operators(rewritten).count("Conv") == ((4 if kernel_and_extra[0] == 3 else 3) if rows else 2)
