@@ -17,6 +17,7 @@ from edgeae_runtime.pictures.loading import find_pictures, load_picture
 from PIL import Image
 
 from edgeae import Autoencoder, AutoencoderConfig, PictureOptions, TrainingConfig, load_checkpoint, load_images, train
+from edgeae.calibration import own_images
 from edgeae.checkpoint_images import checkpoint_images
 from edgeae.data import padding, prepare
 from edgeae.image_size import parse_image_size
@@ -119,6 +120,38 @@ def test_the_device_sees_the_pixels_that_training_saw(folder, tmp_path, size, fi
     assert ae.reconstruct(seen[:3]).shape == (3, 3, *size)
     with pytest.raises(InputError):
         ae.encode(np.zeros((1, 3, *size[::-1]), np.uint8))  # height and width are not exchanged
+
+
+@pytest.mark.slow
+def test_as_it_is_typed(folder, tmp_path, run_program, refused):
+    def run(*arguments):
+        return run_program(*arguments, cwd=tmp_path)
+
+    train_it = ("edgeae", "train", "--data", folder, "--preset", "small", "--kind", "vae", "--batch-size", "16")
+    refused(run(*train_it, "--image-size", "30x40"), "30x40", "multiple of 8", "24x40 and 32x40")
+    refused(run(*train_it, "--image-size", "24,40"), "--image-size 24,40", "96x128")
+    assert not (tmp_path / "runs").exists()
+    done = run(*train_it, "--image-size", "24x40", "--fit", "pad", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    refused(run(*train_it, "--image-size", "40x24", "--resume"), "image_size = 24x40", "image_size = 40x24")
+    done = run("edgeae", "train", "--resume", "--epochs", "2", "--fit", "pad")
+    assert done.returncode == 0, done.stderr
+    assert load_checkpoint(tmp_path / "runs/latest").config.image_size == (24, 40)
+    done = run("edgeae", "export", "--target", "x86-avx2")
+    assert done.returncode == 0, done.stderr
+    assert run("edgeae_runtime", "verify", "bundle").returncode == 0
+    assert run("edgeae", "verify", "bundle", "--checkpoint", "runs/latest").returncode == 0
+    for name in ("again.npy", "again.png"):
+        done = run("edgeae_runtime", "reconstruct", folder, "--bundle", "bundle", "--out", name)
+        assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "again.npy").shape == (40, 3, 24, 40)
+    assert Image.open(tmp_path / "again.png").size == (5 * 42 - 2, 8 * 26 - 2)
+
+
+def test_pictures_of_any_size_calibrate_ones_own_model(folder):
+    for fit in ("crop", "pad", "stretch"):
+        found = own_images(str(folder), torch.nn.Conv2d(3, 4, 3), (3, *WIDE), fit)
+        assert found.calibration.shape[1:] == (3, *WIDE)
 
 
 def test_arrays_of_another_shape_are_padded_and_the_device_pads_alike(tmp_path):
