@@ -1,22 +1,27 @@
 # Two commands do everything on a fresh Debian-like machine with Python 3.11 or newer: `make demo` and `make test`.
 
 PYTHON ?= python3
-BIN := .venv/bin
+# Where a virtual environment has its programs: Windows has a name of its own.
+PROGRAMS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := .venv/$(PROGRAMS)
 STAMP := .venv/.installed
 # A process per core, each with one thread of its own: two share no core, and a file's tests share their fixtures.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# One flavour of ONNX Runtime, cpu, cuda or directml, in an environment of its own: two overwrite each other's files.
+FLAVOUR ?= cpu
+GPU ?= cuda
 
-.PHONY: demo test test-fast test-proofs test-models test-arm64 kill-loops fuzz bench-guard docs lint types format clean
+.PHONY: demo test test-fast test-proofs test-models test-arm64 test-runtime test-gpu kill-loops fuzz bench-guard docs lint types format clean
 
 demo: $(STAMP)  ## train, export, verify, time and draw
 	$(BIN)/edgeae demo
 
 test: lint types  ## everything: lint, types, fast tests, then slow ones
-	$(PYTEST) -m "not slow and not proof and not models and not arm64"
+	$(PYTEST) -m "not slow and not proof and not models and not arm64 and not gpu"
 	$(PYTEST) -m slow
 
 test-fast: $(STAMP)  ## the tests that take seconds
-	$(PYTEST) -m "not slow and not proof and not models and not arm64"
+	$(PYTEST) -m "not slow and not proof and not models and not arm64 and not gpu"
 
 test-proofs: $(STAMP)  ## the runtime's own tests in clean environments, the oldest and the newest; and kills
 	$(PYTEST) --dist load -m proof
@@ -27,6 +32,12 @@ test-models: $(STAMP)  ## export, int8 and verify: other people's architectures,
 test-arm64: $(STAMP)  ## bundles on an emulated Raspberry Pi 4 and 5; needs Debian, debootstrap and the network
 	PYTHON=$(BIN)/python bash tests/arm64/prepare.sh .arm64
 	EDGEAE_ARM64=.arm64 $(BIN)/python -m pytest -m arm64 -rP
+
+test-runtime: .venv-$(FLAVOUR)/.installed  ## the runtime's own tests with numpy and one FLAVOUR of ONNX Runtime alone
+	.venv-$(FLAVOUR)/$(PROGRAMS)/python -m pytest tests/runtime
+
+test-gpu: .venv-$(GPU)/.installed  ## bundles on a GPU, GPU=cuda or directml; skipped, with the reason, where there is none
+	EDGEAE_GPU=$(GPU) .venv-$(GPU)/$(PROGRAMS)/python -m pytest -m gpu tests/gpu
 
 kill-loops: $(STAMP)  ## train, export, pictures and tune, killed at 200 random moments each
 	$(BIN)/python tests/kill_loops.py --moments 200 --seed 0
@@ -63,5 +74,10 @@ $(STAMP): pyproject.toml runtime/pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e './runtime[cpu,images]' -e '.[dev]'
 	touch $@
 
+.venv-%/.installed: runtime/pyproject.toml constraints.txt
+	test -d .venv-$* || $(PYTHON) -m venv .venv-$*
+	.venv-$*/$(PROGRAMS)/python -m pip install --quiet --constraint constraints.txt -e './runtime[$*,images]' pytest
+	touch $@
+
 clean:
-	rm -rf .venv .arm64 site demo runs bundle dist build runtime/dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-cpu .venv-cuda .venv-directml .arm64 site demo runs bundle dist build runtime/dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from edgeae_runtime.errors import InputError
 from torch import Tensor, nn
 
+from edgeae.image_size import ImageSize, sides, simplest, size_in_words
+
 RECONSTRUCTION_WEIGHT = 500.0
 """What a variational autoencoder's cross-entropy per pixel counts against its KL divergence: the book's weight."""
 Kind = Literal["ae", "vae"]
@@ -48,8 +50,8 @@ class AutoencoderConfig:
         InputError: a field is out of range.
     """
 
-    image_size: int = 32
-    """Height and width of the images, a multiple of 2 per layer of `widths`: 8 by default."""
+    image_size: ImageSize = 32
+    """Height and width of the images, one number for a square; multiples of 2 per layer of `widths`: 8 by default."""
     channels: int = 1
     """1 for grey images, 3 for colour."""
     latent_dim: int = 2
@@ -63,42 +65,68 @@ class AutoencoderConfig:
         if self.kind not in KINDS:
             raise InputError(f"Got kind = {self.kind!r}, expected {' or '.join(KINDS)}.")
         object.__setattr__(self, "widths", tuple(self.widths))
-        numbers = {"channels": self.channels, "latent_dim": self.latent_dim, "image_size": self.image_size}
-        for name, value in (*numbers.items(), *(("widths", width) for width in self.widths)):
+        object.__setattr__(self, "image_size", simplest(self.image_size))
+        numbers = [("channels", self.channels), ("latent_dim", self.latent_dim)]
+        size = self.image_size
+        pair = size if isinstance(size, tuple) and len(size) == 2 else [size]
+        numbers += [*(("image_size", side) for side in pair), *(("widths", width) for width in self.widths)]
+        for name, value in numbers:
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_SIZE:
                 raise InputError(f"Got {name} = {value!r}, expected a whole number from 1 to {_MAX_SIZE}.")
         if not 1 <= len(self.widths) <= 16:
             raise InputError(f"Got {len(self.widths)} widths, expected 1 to 16: each is a convolution.")
-        if self.image_size % self.reduction:
-            raise InputError(
-                f"Got an image size of {self.image_size}, expected a multiple of {self.reduction}: each of the "
-                f"{len(self.widths)} convolutions halves the image. Pad or resize the images to such a size."
-            )
+        self._check_size()
+
+    def _check_size(self) -> None:
+        height, width = sides(self.image_size)
+        step = self.reduction
+        if height % step == 0 and width % step == 0:
+            return
+        below, above = (
+            size_in_words((max(height // step, 1) * step, max(width // step, 1) * step)),
+            size_in_words((-(-height // step) * step, -(-width // step) * step)),
+        )
+        nearest = above if below == above else f"{below} and {above}"
+        raise InputError(
+            f"Got an image size of {height}x{width}, expected height and width to be a multiple of {step}: each of the "
+            f"{len(self.widths)} convolutions halves the image. The nearest that fit: {nearest}."
+        )
 
     @classmethod
-    def preset(cls, name: str, *, channels: int = 1, kind: Kind = "ae", **changes: int | None) -> AutoencoderConfig:
+    def preset(
+        cls,
+        name: str,
+        *,
+        channels: int = 1,
+        kind: Kind = "ae",
+        image_size: ImageSize | None = None,
+        latent_dim: int | None = None,
+    ) -> AutoencoderConfig:
         """A network for images of some size.
 
         Args:
             name: `small` for 32 x 32 (the book's), `medium` for 64 x 64, `large` for 128 x 128.
             channels, kind: as the fields.
-            changes: `image_size` and `latent_dim` where they should be others; None leaves the preset's.
+            image_size, latent_dim: as the fields, where they should be others; None leaves the preset's.
 
         Raises:
             InputError: the name is unknown, or a field is out of range.
         """
         if name not in PRESETS:
             raise InputError(f"Got preset {name!r}, expected one of {', '.join(PRESETS)}.")
-        size, latent_dim, widths = PRESETS[name]
-        chosen = {key: value for key, value in changes.items() if value is not None}
+        size, dim, widths = PRESETS[name]
         return cls(
-            **{"image_size": size, "latent_dim": latent_dim, **chosen}, widths=widths, channels=channels, kind=kind
+            image_size=size if image_size is None else image_size,
+            latent_dim=dim if latent_dim is None else latent_dim,
+            widths=widths,
+            channels=channels,
+            kind=kind,
         )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images."""
-        return self.channels, self.image_size, self.image_size
+        return self.channels, *sides(self.image_size)
 
     @property
     def reduction(self) -> int:
@@ -108,12 +136,12 @@ class AutoencoderConfig:
     @property
     def feature_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the last feature map."""
-        side = self.image_size // self.reduction
-        return self.widths[-1], side, side
+        height, width = sides(self.image_size)
+        return self.widths[-1], height // self.reduction, width // self.reduction
 
 
 class Encoder(nn.Module):
-    """Image to latent: float32 [batch, channels, size, size] in [0, 1] -> [batch, latent_dim], unbounded.
+    """Image to latent: float32 [batch, channels, height, width] in [0, 1] -> [batch, latent_dim], unbounded.
 
     A variational one gives a pair of these: the mean and the logarithm of the variance of each coordinate.
     """
@@ -159,7 +187,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class Decoder(nn.Module):
-    """Latent to image: float32 [batch, latent_dim] -> [batch, channels, size, size] in [0, 1]."""
+    """Latent to image: float32 [batch, latent_dim] -> [batch, channels, height, width] in [0, 1]."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -200,7 +228,7 @@ class Autoencoder(nn.Module):
         """Reconstruct a batch of images, as training does, also when it is wrapped for several processes.
 
         Args:
-            image: float32 [batch, channels, size, size] in [0, 1].
+            image: float32 [batch, channels, height, width] in [0, 1].
             noise: standard normal [batch, latent_dim], for a variational one to sample with; None for the mean.
 
         Returns:

@@ -26,8 +26,9 @@ def plot_reconstructions(rows: dict[str, Float32Array], path: Path) -> None:
             giving them as images.
         path: the .png to write.
     """
-    count = len(next(iter(rows.values())))
-    figure = Figure(figsize=(0.8 * count + 1.6, 0.92 * len(rows) + 0.2), dpi=_DPI)
+    count, _, height, width = next(iter(rows.values())).shape
+    wide, high = np.maximum(np.array([width, height]) / max(height, width), 0.3)  # a line's title needs room
+    figure = Figure(figsize=(0.8 * wide * count + 1.6, 0.92 * high * len(rows) + 0.2), dpi=_DPI)
     axes = figure.subplots(len(rows), count, squeeze=False)
     for line, (title, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(line, images, strict=True):
@@ -80,7 +81,9 @@ def plot_decoded_grid(grid: Float32Array, low: Sequence[float], high: Sequence[f
     """
     rows, columns, channels, height, width = grid.shape
     sheet = grid.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
-    figure = Figure(figsize=(7.2, 7.2 * rows / columns), dpi=_DPI)
+    longest = max(sheet.shape[:2])
+    tall, wide = (max(7.2 * side / longest, 2.4) for side in sheet.shape[:2])  # axes and title need some room
+    figure = Figure(figsize=(wide, tall), dpi=_DPI)
     axis = figure.subplots()
     picture = np.clip(sheet[..., 0] if channels == 1 else sheet, 0, 1)
     bounds = (low[0], high[0], low[1], high[1])

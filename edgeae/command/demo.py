@@ -10,9 +10,10 @@ from edgeae_runtime.errors import InputError
 from edgeae_runtime.terminal import command_line
 
 from edgeae.command import console, tables
+from edgeae.image_size import parse_image_size
 
 if TYPE_CHECKING:
-    from edgeae.data import ImageSet
+    from edgeae.data import ImageSet, PictureOptions
     from edgeae.model import Kind
 
 
@@ -25,24 +26,31 @@ def demo(
         ),
     ] = "fashion-mnist",
     kind: Annotated[str, typer.Option(help="ae, a plain autoencoder, or vae, a variational one.")] = "ae",
+    image_size: Annotated[
+        str | None, typer.Option(help="Height and width of the images: 96x128; one number for a square.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Epochs to train.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
 ) -> None:
     """Train, export float32 and int8, verify, time and draw: the whole story."""
-    from edgeae.data import holds_pictures
+    from edgeae.data import PictureOptions, holds_pictures
     from edgeae.demo import run_demo
     from edgeae.model import AutoencoderConfig
     from edgeae.training.loop import TrainingConfig
 
-    images = _load_or_sample(data)
     preset = "medium" if holds_pictures(data) else "small"
+    size = AutoencoderConfig.preset(preset, image_size=parse_image_size("--image-size", image_size)).image_size
+    images = _load_or_sample(data, PictureOptions(size))
+    config = AutoencoderConfig.preset(
+        preset, channels=images.train_images.shape[1], kind=cast("Kind", kind), image_size=size
+    )
     console.heading("edgeae demo")
     with console.training_progress() as bar:
         report = run_demo(
             images,
             out,
             TrainingConfig(epochs=epochs),
-            AutoencoderConfig.preset(preset, channels=images.train_images.shape[1], kind=cast("Kind", kind)),
+            config,
             on_progress=lambda stage: bar.line(f"· {stage}"),
             on_training=bar,
         )
@@ -61,12 +69,12 @@ def demo(
     )
 
 
-def _load_or_sample(name: str) -> ImageSet:
+def _load_or_sample(name: str, pictures: PictureOptions) -> ImageSet:
     """The named images; the demo alone falls back to the embedded sample, and says so loudly."""
     from edgeae.data import load_images
 
     try:
-        return load_images(name, on_progress=console.say)
+        return load_images(name, pictures=pictures, on_progress=console.say)
     except InputError as error:
         if name != "fashion-mnist":
             raise

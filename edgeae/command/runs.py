@@ -18,6 +18,7 @@ from edgeae_runtime.errors import InputError
 
 from edgeae.checkpoint import CHECKPOINT_FILE, Checkpoint, has_checkpoint, load_checkpoint
 from edgeae.data import ImageSet, PictureOptions, holds_pictures, load_images
+from edgeae.image_size import ImageSize
 from edgeae.model import AutoencoderConfig, Kind
 from edgeae.training_config import TrainingConfig
 
@@ -36,7 +37,7 @@ class Given:
     kind: Kind | None
     preset: str | None
     latent_dim: int | None
-    image_size: int | None
+    image_size: ImageSize | None
     channels: int | None
     """Of pictures; other data know theirs."""
     fit: Fit | None

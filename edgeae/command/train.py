@@ -14,6 +14,7 @@ from edgeae_runtime.terminal import command_line
 
 from edgeae.command import console, tables
 from edgeae.command.defaults import DEFAULT_BUNDLE, DEFAULT_CHECKPOINT
+from edgeae.image_size import parse_image_size
 
 if TYPE_CHECKING:
     from edgeae_runtime.bundle.preprocessing import Fit
@@ -36,9 +37,11 @@ def train(
         str | None, typer.Option(help="small (32x32, latent 2), medium (64x64, 64) or large (128x128, 128).")
     ] = None,
     latent_dim: Annotated[int | None, typer.Option(help="Numbers in a latent; the preset's by default.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Height and width of the images.")] = None,
+    image_size: Annotated[
+        str | None, typer.Option(help="Height and width of the images: 96x128; one number for a square.")
+    ] = None,
     channels: Annotated[int | None, typer.Option(help="For pictures: 3 for colour (default), 1 for grey.")] = None,
-    fit: Annotated[str | None, typer.Option(help="For pictures: crop (default), pad or stretch to a square.")] = None,
+    fit: Annotated[str | None, typer.Option(help="For pictures: crop (default), pad or stretch to the size.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs in all; 3 by default.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step, over all processes; 128 by default.")] = None,
     learning_rate: Annotated[
@@ -74,7 +77,8 @@ def train(
         "device": device,
     }
     typed = cast("Kind | None", kind), cast("Fit | None", fit)
-    given = Given(data, typed[0], preset, latent_dim, image_size, channels, typed[1], settings)
+    size = parse_image_size("--image-size", image_size)
+    given = Given(data, typed[0], preset, latent_dim, size, channels, typed[1], settings)
     if resume and overwrite:
         raise InputError("Got --resume and --overwrite, expected one: go on with the checkpoint, or replace it.")
     before = stamp(out)

@@ -10,6 +10,8 @@ from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.errors import InputError
 from numpy.typing import NDArray
 
+from edgeae.image_size import ImageSize, sides, size_in_words
+
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 _CHUNK = 4096  # images at a time: the set may be a file larger than the memory
@@ -86,39 +88,40 @@ def check_images(images: Images, name: str = "images") -> None:
         )
 
 
-def padding(height: int, width: int, image_size: int) -> tuple[int, int, int, int]:
-    """Zero pixels to add at the top, bottom, left and right so that a picture lies in the centre of a square.
+def padding(height: int, width: int, image_size: ImageSize) -> tuple[int, int, int, int]:
+    """Zero pixels to add at the top, bottom, left and right so that a picture lies in the centre of a larger one.
 
     An odd pixel goes to the bottom and to the right.
 
     Raises:
-        InputError: the picture is larger than the square.
+        InputError: the picture is higher or wider than `image_size`.
     """
-    if height > image_size or width > image_size:
+    full_height, full_width = sides(image_size)
+    if height > full_height or width > full_width:
         raise InputError(
-            f"Got images of {height}x{width} pixels for a model of {image_size}x{image_size}, expected none larger. "
+            f"Got images of {height}x{width} pixels for a model of {size_in_words(image_size)}, expected none larger. "
             "Resize them, or give the model a larger image_size."
         )
-    top, left = (image_size - height) // 2, (image_size - width) // 2
-    return top, image_size - height - top, left, image_size - width - left
+    top, left = (full_height - height) // 2, (full_width - width) // 2
+    return top, full_height - height - top, left, full_width - width - left
 
 
-def prepare(images: Images, image_size: int) -> Images:
-    """Centre pictures on a black square of the model's size.
+def prepare(images: Images, image_size: ImageSize) -> Images:
+    """Centre pictures on black of the model's size.
 
     Args:
         images: uint8 [n, channels, height, width].
-        image_size: height and width of the result in pixels.
+        image_size: height and width of the result in pixels, one number for a square.
 
     Returns:
-        uint8 [n, channels, image_size, image_size]; the given array where it has that size already.
+        uint8 [n, channels, height, width] of that size; the given array where it has that size already.
 
     Raises:
         InputError: the images have another dtype or number of axes, are empty, or are larger than `image_size`.
     """
     check_images(images)
     height, width = images.shape[2:]
-    if (height, width) == (image_size, image_size):
+    if (height, width) == sides(image_size):
         return images
     top, bottom, left, right = padding(height, width, image_size)
     return np.pad(images, ((0, 0), (0, 0), (top, bottom), (left, right)))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 
 from edgeae.data.images import Images, Labels
 from edgeae.data.places import cache_folder
+from edgeae.image_size import ImageSize, sides, simplest
 
 try:
     import fcntl
@@ -60,12 +62,12 @@ class PictureOptions:
         InputError: a field is out of range.
     """
 
-    size: int = 64
-    """Height and width of the images in pixels."""
+    size: ImageSize = 64
+    """Height and width of the images in pixels, one number for a square."""
     channels: int = 3
     """1 for grey, 3 for colour; pictures are converted."""
     fit: Fit = "crop"
-    """`crop` the middle square, `pad` with black to a square, or `stretch`."""
+    """`crop` the middle of that shape, `pad` with black to it, or `stretch`."""
     test_share: float = 0.1
     """Share of the pictures that is kept for testing."""
     seed: int = 0
@@ -75,15 +77,22 @@ class PictureOptions:
     def of(cls, preprocessing: Preprocessing) -> PictureOptions | None:
         """Those that pictures were prepared with; None where nobody brought them to a size."""
         size, channels, fit = preprocessing.size, preprocessing.channels, preprocessing.fit
-        return cls(size[0], channels, fit) if size and channels and fit else None
+        return cls(size, channels, fit) if size and channels and fit else None
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How they prepare pictures."""
-        return Preprocessing(fit=self.fit, size=(self.size, self.size), channels=self.channels)
+        return Preprocessing(fit=self.fit, size=sides(self.size), channels=self.channels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        return self.channels, *sides(self.size)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= 4096 or self.channels not in (1, 3) or self.fit not in FITS:
+        object.__setattr__(self, "size", simplest(self.size))
+        size_fits = all(1 <= side <= 4096 for side in sides(self.size))
+        if not size_fits or self.channels not in (1, 3) or self.fit not in FITS:
             raise InputError(
                 f"Got size {self.size}, channels {self.channels}, fit {self.fit!r}, expected a size from 1 to 4096, "
                 f"1 or 3 channels, and one of {', '.join(FITS)}."
@@ -97,7 +106,7 @@ class Prepared:
     """A set as it lies in the cache."""
 
     images: dict[str, Images]
-    """uint8 [n, channels, size, size] of `PARTS`, mapped from the disk."""
+    """uint8 [n, channels, height, width] of `PARTS`, mapped from the disk."""
     labels: dict[str, Labels]
     class_names: tuple[str, ...]
     notices: list[str]
@@ -119,13 +128,12 @@ def prepared_pictures(folder: Path, files: list[Path], options: PictureOptions, 
     """
     place = cache_folder() / "pictures"
     entry = place / _key(folder, files, options)
-    shape = (options.channels, options.size, options.size)
     _sweep(place)
-    prepared = _read(entry, shape)
+    prepared = _read(entry, options.shape)
     if prepared is None:
         if os.path.lexists(entry):
             tell(f"the prepared pictures in {shown(entry)} are damaged: preparing them again")
-        with _disk_errors_told(place, len(files) * options.channels * options.size**2):
+        with _disk_errors_told(place, len(files) * math.prod(options.shape)):
             place.mkdir(parents=True, exist_ok=True)
             prepared = _prepare(folder, files, options, entry, tell)
     for notice in prepared.notices:
@@ -174,7 +182,7 @@ def _read(entry: Path, shape: tuple[int, ...]) -> Prepared | None:
 
 def _prepare(folder: Path, files: list[Path], options: PictureOptions, entry: Path, tell: Tell) -> Prepared:
     """Write the arrays and their labels into a folder beside the entry, then put it in its place."""
-    shape = (options.channels, options.size, options.size)
+    shape = options.shape
     with _work_folder(entry.parent) as work:
         good, notices = _write_all(work / "all", folder, files, options, tell)
         class_names = sorted({_class_of(folder, path) for path in good})
@@ -213,7 +221,7 @@ def _write_all(
     with path.open("wb") as file:
         for index, picture in enumerate(files, start=1):
             try:
-                pixels = load_picture(picture, (options.channels, options.size, options.size), options.fit, notices)
+                pixels = load_picture(picture, options.shape, options.fit, notices)
             except InputError as error:
                 skipped.append(shown(picture.relative_to(folder)))
                 why = why or str(error)

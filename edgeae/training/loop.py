@@ -144,7 +144,7 @@ def logit_penalty(logits: Tensor, bound: float) -> Tensor:
 
 @dataclass(frozen=True)
 class _Images:
-    """The data as the model takes them: uint8 [n, channels, image_size, image_size]."""
+    """The data as the model takes them: uint8 [n, channels, height, width]."""
 
     train: Tensor
     test: Tensor

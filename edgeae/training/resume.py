@@ -10,6 +10,7 @@ from edgeae_runtime.errors import InputError
 
 from edgeae.checkpoint import Checkpoint, Tensors, has_checkpoint, load_checkpoint
 from edgeae.data import ImageSet
+from edgeae.image_size import size_in_words
 from edgeae.model import Autoencoder, AutoencoderConfig
 from edgeae.training_config import TrainingConfig
 
@@ -59,8 +60,8 @@ def previous_run(out: Path, data: ImageSet, model: AutoencoderConfig, training: 
         dataclasses.asdict(dataclasses.replace(settings, epochs=1, device="auto"))
         for settings in (previous.training, training)
     )
-    before |= dataclasses.asdict(previous.config) | {"images": previous.data_fingerprint}
-    now |= dataclasses.asdict(model) | {"images": data.fingerprint}
+    before |= _settings(previous.config) | {"images": previous.data_fingerprint}
+    now |= _settings(model) | {"images": data.fingerprint}
     differing = [name for name in now if now[name] != before[name]]
     if differing:
         name = differing[0]
@@ -74,3 +75,8 @@ def previous_run(out: Path, data: ImageSet, model: AutoencoderConfig, training: 
             "Give as many or more, or train into another folder."
         )
     return previous
+
+
+def _settings(config: AutoencoderConfig) -> dict[str, object]:
+    """A model's shape, with its size as it is typed."""
+    return dataclasses.asdict(config) | {"image_size": size_in_words(config.image_size)}

@@ -49,6 +49,8 @@ def test_layers_are_those_of_the_book():
         AutoencoderConfig(latent_dim=16, widths=(4, 8)),
         AutoencoderConfig(image_size=48, channels=3, widths=(4, 8, 8, 4)),
         AutoencoderConfig(image_size=2, widths=(3,)),
+        AutoencoderConfig(image_size=(24, 40)),
+        AutoencoderConfig(image_size=(4, 36), channels=3, widths=(3, 5)),
     ],
 )
 def test_shapes_and_ranges(config):
@@ -85,6 +87,13 @@ def test_initial_weights_are_he_uniform_with_the_taps_that_count():
     [
         ({"image_size": 28}, "multiple of 8"),
         ({"image_size": 0}, "image_size = 0"),
+        ({"image_size": (100, 130)}, r"100x130.*multiple of 8.*96x128 and 104x136\."),
+        ({"image_size": (96, 130)}, r"The nearest that fit: 96x128 and 96x136\."),
+        ({"image_size": (3, 5)}, r"The nearest that fit: 8x8\."),
+        ({"image_size": (32, 0)}, "image_size = 0"),
+        ({"image_size": (32, 48, 64)}, r"image_size = \(32, 48, 64\)"),
+        ({"image_size": [32, "48"]}, "image_size = '48'"),
+        ({"image_size": [True, True]}, "image_size = True"),
         ({"channels": -1}, "channels = -1"),
         ({"latent_dim": 0}, "latent_dim = 0"),
         ({"latent_dim": True}, "latent_dim = True"),

@@ -10,7 +10,16 @@ import warnings
 import numpy as np
 import onnxruntime
 import pytest
-from edgeae_runtime import Autoencoder, BundleError, InputError, ProviderError, autoencoder, open_bundle, part
+from edgeae_runtime import (
+    Autoencoder,
+    BundleError,
+    EdgeAEError,
+    InputError,
+    ProviderError,
+    autoencoder,
+    open_bundle,
+    part,
+)
 from edgeae_runtime.bundle import thread_counts
 from edgeae_runtime.machine import usable_cores
 from edgeae_runtime.measure import tune as tuning
@@ -247,3 +256,21 @@ def test_a_provider_that_fails_on_a_sound_graph_is_blamed_not_the_graph(bundle, 
         providers.create_session(model, "cuda", threads=1, spinning=False)
     with pytest.raises(BundleError, match="does not accept the graph"):
         providers.create_session(model[:50], "cuda", threads=1, spinning=False)
+
+
+def test_cuda_computes_in_float32_and_not_in_ten_bits(bundle, monkeypatch):
+    asked = []
+
+    def fail(raw, options, providers, **more):
+        asked.append(providers)
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    monkeypatch.setattr(providers, "missing_library", lambda: "")
+    for provider in ("cuda", "directml", "cpu"):
+        with pytest.raises(EdgeAEError):
+            providers.create_session(open_bundle(bundle).read_part("decoder"), provider, threads=1, spinning=False)
+    assert [each for each in asked if each[0] != "CPUExecutionProvider"] == [
+        (("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"),
+        (("DmlExecutionProvider", {}), "CPUExecutionProvider"),
+    ]

@@ -1,7 +1,6 @@
 """What importing costs, what is public, and how time is measured."""
 
 import os
-import resource
 import subprocess
 import sys
 
@@ -78,6 +77,8 @@ def test_importing_costs_little_over_its_two_libraries():
 
 def cpu_and_memory(code):
     """CPU seconds of a fresh process, and the most memory it had: what a busy machine changes little."""
+    import resource  # POSIX has it
+
     told = "\nprint([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code + told], capture_output=True, text=True, check=True)

@@ -185,7 +185,7 @@ def contact_sheet(images: NDArray[Any], columns: int | None = None, gap: int = 2
     count, channels, height, width = images.shape
     if channels not in (1, 3):
         raise InputError(f"Images of {channels} channels cannot be drawn, expected 1 or 3. Write them to .npy instead.")
-    columns = columns or int(np.ceil(np.sqrt(count)))
+    columns = columns or min(max(int(np.ceil(np.sqrt(count * height / width))), 1), max(count, 1))
     rows = -(-count // columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
     for index, image in enumerate(images):

@@ -25,6 +25,8 @@ _ONE_NODE = (  # the ONNX graph y = Relu(x), opset 18: an operator that every pr
     b"Z\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x12"
 )
 
+_OPTIONS = {"cuda": {"use_tf32": "0"}}
+"""TF32, which CUDA takes for float32 where nobody says otherwise, keeps 10 bits: no float32 bundle would verify."""
 INSTALL = {name: f"pip install 'edgeae-runtime[{name}]'" for name in PROVIDERS}
 
 
@@ -146,7 +148,8 @@ def _cannot_start(provider: str, reason: str) -> ProviderError:
     )
 
 
-def _with_fallback(provider: str) -> Sequence[str]:
+def _with_fallback(provider: str) -> Sequence[str | tuple[str, dict[str, str]]]:
     """ONNX Runtime places operators that a provider lacks on the CPU; the CPU is always last."""
-    names = (PROVIDERS[provider], PROVIDERS["cpu"])
-    return names[:1] if provider == "cpu" else names
+    if provider == "cpu":
+        return (PROVIDERS["cpu"],)
+    return ((PROVIDERS[provider], _OPTIONS.get(provider, {})), PROVIDERS["cpu"])
