@@ -122,6 +122,7 @@ class _Inserter:
             _keep_from_output(self.edit, value)
         self._uses = {value: value.uses() for value in self._scale_of}
         self._in_bytes: dict[ir.Value, ir.Value] = {}
+        self._parameters: dict[ActivationScale, tuple[ir.Value, ir.Value]] = {}
 
     def quantize_where_made(self) -> None:
         """Step 1. A Relu or Clip that makes an activation is performed by its bytes: by where their range ends, or, if
@@ -174,11 +175,12 @@ class _Inserter:
 
     def _pair(self, op_type: str, value: ir.Value, scale: ActivationScale, hint: str) -> ir.Value:
         """Half a pair."""
-        parameters = [
-            self.edit.constant(scale.scale, "activation_scale"),
-            self.edit.constant(scale.zero, "activation_zero"),
-        ]
-        return self.edit.node(op_type, [value, *parameters], hint)
+        if scale not in self._parameters:  # one pair of constants for all that share it
+            self._parameters[scale] = (
+                self.edit.constant(scale.scale, "activation_scale"),
+                self.edit.constant(scale.zero, "activation_zero"),
+            )
+        return self.edit.node(op_type, [value, *self._parameters[scale]], hint)
 
 
 def _keep_from_output(edit: Edit, value: ir.Value) -> None:
