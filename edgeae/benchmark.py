@@ -208,11 +208,11 @@ def _torch_runs(checkpoint: Checkpoint) -> dict[str, Run]:
 
 
 def torch_call(*modules: torch.nn.Module) -> Run:
-    """Torch eager as a user would call it: inference mode, numpy in and out."""
+    """Torch eager as a user would call it: inference mode, numpy in and out; pixels are divided by 255 first."""
 
-    def call(batch: Float32Array) -> Float32Array:
+    def call(batch: NDArray[Any]) -> Float32Array:
         with torch.inference_mode():
-            tensor = torch.from_numpy(batch)
+            tensor = torch.from_numpy(unit_scale(batch))
             for module in modules:
                 tensor = module(tensor)
                 tensor = tensor[0] if isinstance(tensor, tuple) else tensor  # a variational encoder's mean

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from edgeae_runtime.bundle.golden_limits import limits_document
 from edgeae_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, parse_manifest
-from edgeae_runtime.bundle.parts import LatentSpace, Layer, Part, Pixels, TensorSpec
+from edgeae_runtime.bundle.parts import PIXEL_RANGE, LatentSpace, Layer, Part, Pixels, TensorSpec
 from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.bundle.reader import open_bundle
 from edgeae_runtime.errors import BundleError, InputError, shown
@@ -26,7 +26,7 @@ from edgeae_export.bundle.swap import check_writable, put_back, replace_folder
 from edgeae_export.compiler import Compiled
 from edgeae_export.corners import ShippedCorners
 from edgeae_export.graph.executed import executed_layers
-from edgeae_export.graph.running import check_guarded, operator_counts, parameter_count
+from edgeae_export.graph.running import check_guarded, operator_counts, parameter_count, takes_pixels
 from edgeae_export.int8.fitting import Fitted
 from edgeae_export.modules.images import GOLDEN_IMAGES
 from edgeae_export.parity import COMMON_LIMITS, Int8Limits, limit_on_few
@@ -134,7 +134,7 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
     low, high = np.percentile(flat, (1, 99), axis=0).tolist() if contents.real_images else (None, None)
     latent = LatentSpace(tuple(reference.latents.shape[1:]), contents.prior, low, high)
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": _format_version(contents),
         "parts": {name: _part(name, part, files, contents) for name, part in contents.parts.items()},
         "golden": {
             **record_of("golden.npz", files["golden.npz"]).as_document(),
@@ -154,6 +154,11 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
         },
         "versions": {tool: importlib.metadata.version(tool) for tool in _TOOLS},
     }
+
+
+def _format_version(contents: BundleContents) -> int:
+    """The oldest that says everything, so that older runtimes read what they can run."""
+    return FORMAT_VERSION if takes_pixels(contents.parts["encoder"].model) else 2
 
 
 def _part(name: str, part: Compiled, files: Mapping[str, bytes], contents: BundleContents) -> dict[str, Any]:
@@ -241,6 +246,6 @@ def _tensors(values: Iterable[ValueInfoProto], contents: BundleContents) -> tupl
     specs = []
     for value in values:
         dtype = dtypes[value.type.tensor_type.elem_type]
-        limits = (0.0, 255.0) if dtype == "uint8" else ranges.get(value.name)
+        limits = PIXEL_RANGE if dtype == "uint8" else ranges.get(value.name)
         specs.append(TensorSpec(value.name, dtype, (None, *shapes[value.name]), limits))
     return tuple(specs)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import onnx
+from edgeae_runtime.arrays import to_pixels
 from edgeae_runtime.errors import BundleError, InputError
 from edgeae_runtime.guard.graph_guard import check_graph
 from edgeae_runtime.parity import unit_scale
 from edgeae_runtime.sessions.providers import create_session
+from numpy.typing import NDArray
 
 from edgeae_export.arrays import Float32Array, Run
 
@@ -39,16 +42,27 @@ def input_name(model: onnx.ModelProto) -> str:
     return str(model.graph.input[0].name)
 
 
+def takes_pixels(model: onnx.ModelProto) -> bool:
+    """Whether a graph's input is uint8."""
+    return bool(model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8)
+
+
+def as_input(model: onnx.ModelProto, batch: Float32Array) -> NDArray[Any]:
+    """Images in [0, 1] as a graph of uint8 pixels takes them; anything else as it is."""
+    return to_pixels(batch) if takes_pixels(model) and batch.dtype != np.uint8 else batch
+
+
 def runner(model: onnx.ModelProto, threads: int = 1, output: int = 0) -> Run:
     """A function that runs the graph on the CPU provider, with its first input, to one of its outputs.
 
-    Outputs of uint8 pixels are given as float32 in [0, 1].
+    Images go in and out as float32 in [0, 1] where the graph takes or gives uint8 pixels; those that are uint8 already
+    go in as they are.
     """
     session = create_session(model.SerializeToString(), "cpu", threads=threads, spinning=True)
     name, output_name = input_name(model), str(model.graph.output[output].name)
 
     def run(batch: Float32Array) -> Float32Array:
-        result: Float32Array = unit_scale(session.run((output_name,), {name: batch})[0])
+        result: Float32Array = unit_scale(session.run((output_name,), {name: as_input(model, batch)})[0])
         return result
 
     return run
@@ -60,7 +74,7 @@ def joined_runner(model: onnx.ModelProto) -> Run:
     name = input_name(model)
 
     def run(batch: Float32Array) -> Float32Array:
-        outputs = session.run(None, {name: batch})
+        outputs = session.run(None, {name: as_input(model, batch)})
         return np.concatenate([unit_scale(each).reshape(len(batch), -1) for each in outputs], axis=1)
 
     return run

@@ -17,9 +17,10 @@ from edgeae_runtime.errors import BundleError
 from edgeae_runtime.files.documents import Document, Entries
 from edgeae_runtime.files.file_record import FileRecord
 
-FORMAT_VERSION = 2
-"""2 added latents that are feature maps, the encoder's log-variance, and images of any number of axes."""
-READABLE_VERSIONS = (1, 2)
+FORMAT_VERSION = 3
+"""2 added latents that are feature maps, the encoder's log-variance, and images of any number of axes; 3 encoders that
+take uint8 pixels."""
+READABLE_VERSIONS = (1, 2, 3)
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 PARTS = ("encoder", "decoder")

@@ -17,6 +17,7 @@ Precision = Literal["float32", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Pixels = Literal["float32", "uint8"]
 PIXELS: tuple[Pixels, ...] = get_args(Pixels)
+PIXEL_RANGE = (0.0, 255.0)
 MAX_MODEL_BYTES = 1 << 30
 """Most bytes of a graph; what an edge device could still hold, and half of what one file of ONNX can."""
 MAX_ELEMENTS = 1 << 26
@@ -29,7 +30,7 @@ class TensorSpec:
 
     name: str
     dtype: Pixels
-    """A numpy dtype name: `float32`, or `uint8` for the pixels of a decoder that was exported to give them."""
+    """A numpy dtype name: `float32`, or `uint8` for images of pixels, which an encoder takes or a decoder gives."""
     shape: tuple[int | None, ...]
     """`None` stands for the batch, which may be any size from 1."""
     range: tuple[float, float] | None
@@ -105,8 +106,8 @@ class Part:
         layers = tuple(Layer.of(layer) for layer in entries.each("layers"))
         inputs = tuple(TensorSpec.of(spec) for spec in entries.each("inputs"))
         outputs = tuple(TensorSpec.of(spec) for spec in entries.each("outputs"))
-        if any(spec.dtype != "float32" for spec in inputs):
-            raise entries.error(f"gives {where} an input that is not float32")
+        if any(spec.dtype != "float32" and (spec.name, spec.range) != ("image", PIXEL_RANGE) for spec in inputs):
+            raise entries.error(f"gives {where} an input that is neither float32 nor an image of uint8 in [0, 255]")
         if len(inputs) != 1 or not outputs:
             raise entries.error(
                 f"gives {where} {len(inputs)} inputs and {len(outputs)} outputs, expected one and at least one"
