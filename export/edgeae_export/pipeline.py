@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 from edgeae_runtime.bundle.manifest import PARTS
-from edgeae_runtime.bundle.parts import PIXELS, Pixels
+from edgeae_runtime.bundle.parts import LAYOUTS, PIXELS, Layout, Pixels
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.parity import Check, mse, psnr, require
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from edgeae_export.corners import (
     output_runs,
     torch_corners,
 )
-from edgeae_export.graph.pixels import HALF_STEP, emit_uint8, rounded_to_pixels, take_uint8
+from edgeae_export.graph.pixels import HALF_STEP, emit_uint8, rounded_to_pixels, take_channels_last, take_uint8
 from edgeae_export.graph.running import check_guarded, runner
 from edgeae_export.graph.simplify import simplify
 from edgeae_export.graph.trace import trace
@@ -86,6 +86,7 @@ def export(
     held_out: NDArray[np.uint8] | Float32Array | None = None,
     target: TargetName = "host",
     pixels: Pixels = "float32",
+    layout: Layout = "nchw",
     own_model: OwnModel = INFERRED,
     int8: Int8 = EVERYWHERE,
     rewrites: bool = True,
@@ -108,6 +109,7 @@ def export(
             the same bytes every time.
         pixels: what the encoder takes and the decoder gives, `"float32"` in [0, 1] or `"uint8"`; all images that the
             export works with are then rounded to pixels.
+        layout: of the pixels that the encoder takes: `"nchw"`, or `"nhwc"` as cameras give them, with `"uint8"` alone.
         own_model: what the model's owner tells of it.
         int8: where 8 bits are wanted, and what they may cost.
         rewrites: False leaves the float32 graphs as torch and onnxsim make them, to compare with.
@@ -122,6 +124,7 @@ def export(
     tell = on_progress or (lambda stage: None)
     machine = choose_target(target)
     _check_arguments(quantize, calibration, int8.parts, pixels, rewrites)
+    _check_layout(layout, pixels)
     limits = int8.limits
     check_target(out, overwrite=overwrite)
     shape = known_shape(model, own_model.image_shape, calibration if held_out is None else held_out)
@@ -167,6 +170,10 @@ def export(
         part, rounding = parts["decoder"], HALF_STEP
         compiled = replace(part.compiled, model=emit_uint8(part.model))
         parts["decoder"] = replace(part, compiled=compiled)
+
+    if layout == "nhwc":
+        part = parts["encoder"]
+        parts["encoder"] = replace(part, compiled=replace(part.compiled, model=take_channels_last(part.model)))
 
     tell("check parity with torch")
     graphs = {name: part.model for name, part in parts.items()}
@@ -253,6 +260,13 @@ def _checked(
             MAX_RISE,
         ),
     }
+
+
+def _check_layout(layout: str, pixels: str) -> None:
+    if layout not in LAYOUTS:
+        raise InputError(f"Got layout={layout!r}, expected one of {', '.join(LAYOUTS)}.")
+    if layout != "nchw" and pixels != "uint8":
+        raise InputError(f"Got layout={layout!r} with float32 images, expected uint8 pixels: give pixels='uint8' too.")
 
 
 def _check_arguments(quantize: str, calibration: object, parts: Sequence[str], pixels: str, rewrites: bool) -> None:

@@ -39,8 +39,8 @@ def image_batch(images: object, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
 
     Args:
         images: a batch [n, …] of the input's shape, or one image without the batch's axis, also without that of a
-            single channel, as [height, width]. uint8 is divided by 255 where the input's range is [0, 1]; floating
-            point must lie in the range already.
+            single channel, as [height, width]. Where the input's channels come last, they may come first, too. uint8 is
+            divided by 255 where the input's range is [0, 1]; floating point must lie in the range already.
         spec: the encoder's input.
 
     Returns:
@@ -51,12 +51,27 @@ def image_batch(images: object, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
     """
     shape = spec.shape[1:]
     array = as_array(images, "images")
+    if spec.layout == "nhwc":
+        array = _channels_last(array, shape)
     single = array.ndim <= len(shape)
     if array.shape[1:] != shape:
         array = _one_image(array, shape)
     if array.dtype.kind != "f" and (array.dtype != _UINT8 or _values(spec) != _UNIT):
         _refuse_kind(array, spec, "image", "uint8 pixels in 0..255, or floating point")
     return _not_empty(array, "image"), single
+
+
+def _channels_last(array: NDArray[Any], shape: tuple[int | None, ...]) -> NDArray[Any]:
+    """Images whose channels come first, or that have no axis for a single one, as a view with the channels last."""
+    first, axes = (shape[-1], *shape[:-1]), len(shape)
+    if array.shape[-axes:] != shape and array.shape[-axes:] == first:
+        return np.moveaxis(array, -axes, -1)
+    return array[..., None] if first[0] == 1 and array.shape == first[1:] else array
+
+
+def channels_first(batch: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """A batch in the graph's own order as a view with the channels first."""
+    return batch if spec.layout == "nchw" else np.moveaxis(batch, -1, 1)
 
 
 def _one_image(array: NDArray[Any], shape: tuple[int | None, ...]) -> NDArray[Any]:

@@ -175,7 +175,8 @@ class Autoencoder:
                 or [height, width] where there is one channel. Any number: they are run in chunks of bounded memory.
                 A model of signals or rows takes [n, …] floating point of its own shape. Where the bundle was exported
                 with `pixels="uint8"`, uint8 goes to the graph as it is, without a copy if it lies in C order, and
-                floating point is rounded to the nearest of the 256 values of a pixel.
+                floating point is rounded to the nearest of the 256 values of a pixel. With `layout="nhwc"`, images are
+                [n, height, width, channels]; with the channels first they are turned in a copy.
             out: float32, C-contiguous, of the result's shape, to write the latents into.
 
         Returns:

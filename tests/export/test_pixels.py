@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from edgeae_export import OwnModel, export
+from edgeae_export import Int8, OwnModel, export
 from edgeae_export.graph.executed import executed_layers, optimized
 from edgeae_export.graph.pixels import take_uint8
 from edgeae_export.int8.calibration import calibrate
@@ -31,8 +31,8 @@ class FirstLayerCounts(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.encoder = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, stride, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU(),
-            nn.Conv2d(32, 32, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(128 if stride == 2 else 512, 6),
+            nn.Conv2d(channels, 16, 3, stride, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU(),
+            nn.Flatten(), nn.Linear(256 if stride == 2 else 1024, 6),
         )  # fmt: skip
         self.decoder = decoder_net(6, channels)
 
@@ -55,7 +55,7 @@ def bundles(images, tmp_path_factory):
     for pixels in ("float32", "uint8"):
         for quantize in ("none", "int8"):
             export(
-                model, folder / f"{pixels}-{quantize}", quantize=quantize, calibration=images, pixels=pixels,
+                model, folder / f"{pixels}-{quantize}", quantize=quantize, calibration=images[:40], pixels=pixels,
                 target="x86-vnni",
             )  # fmt: skip
     return model, folder
@@ -161,6 +161,7 @@ def test_images_between_pixels_are_rounded_before_anything_is_measured(pictures,
     assert all(check.passed for check in verify(tmp_path / "bundle"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "stride"), [(3, 2), (3, 1)])
 def test_colour_pictures(channels, stride, tmp_path):
     pictures = np.random.default_rng(1).integers(0, 256, (60, channels, 16, 16), dtype=np.uint8)
@@ -171,8 +172,53 @@ def test_colour_pictures(channels, stride, tmp_path):
     assert all(check.passed for check in verify(tmp_path / "bundle"))
 
 
+@pytest.mark.slow
 def test_a_model_with_its_own_range_takes_bytes_too(images, tmp_path):
     own_model = OwnModel(value_range=ValueRange.between(-1, 1))
     model = FirstLayerCounts().eval()
-    export(model, tmp_path / "bundle", quantize="int8", calibration=images, pixels="uint8", own_model=own_model)
+    export(model, tmp_path / "bundle", quantize="int8", calibration=images[:40], pixels="uint8", own_model=own_model)
     assert all(check.passed for check in verify(tmp_path / "bundle"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "quantize"), [(1, "int8"), (3, "int8"), (3, "none")])
+def test_cameras_give_channels_last(channels, quantize, tmp_path):
+    pictures = np.random.default_rng(2).integers(0, 256, (60, channels, 16, 24), dtype=np.uint8)
+    model = nn.Module()
+    torch.manual_seed(0)
+    model.encoder = nn.Sequential(nn.Conv2d(channels, 32, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 96, 4))
+    model.decoder = nn.Sequential(nn.Linear(4, channels * 384), nn.Unflatten(1, (channels, 16, 24)), nn.Sigmoid())
+    options = {"quantize": quantize, "calibration": pictures, "pixels": "uint8", "target": "x86-vnni"}
+    options["int8"] = Int8(parts=("encoder",))
+    export(model.eval(), tmp_path / "first", **options)
+    export(model.eval(), tmp_path / "last", layout="nhwc", **options)
+    first, last = (Autoencoder.load(tmp_path / name) for name in ("first", "last"))
+    spec = last.manifest.parts["encoder"].input
+    assert (spec.shape, spec.layout, last.manifest.image_shape) == (
+        (None, 16, 24, channels),
+        "nhwc",
+        (channels, 16, 24),
+    )
+    frames = np.ascontiguousarray(np.moveaxis(pictures[:5], 1, -1))
+    expected = first.encode(pictures[:5])
+    for given in (frames, pictures[:5], frames / 255):
+        assert np.array_equal(last.encode(given), expected)
+    assert np.array_equal(last.encode(frames[0]), expected[0])
+    assert np.array_equal(last.encode(pictures[0]), expected[0])
+    if channels == 1:
+        assert np.array_equal(last.encode(frames[0, :, :, 0]), expected[0])
+    with pytest.raises(InputError):
+        last.encode(frames[:, :, :-1])
+    assert last.reconstruct(frames).shape == (5, channels, 16, 24)
+    last.warmup()
+    assert all(check.passed for check in verify(tmp_path / "last"))
+    assert f"16 x 24 x {channels}, which the graph takes as they are" in (tmp_path / "last" / "README.md").read_text()
+    if quantize == "int8":
+        executed = [node.op_type for node in optimized(onnx.load(tmp_path / "last" / "encoder.onnx")).graph.node]
+        assert "Transpose" not in executed[: executed.index("QLinearConv")]
+
+
+@pytest.mark.parametrize("options", [{"layout": "nhwc"}, {"layout": "hwcn", "pixels": "uint8"}])
+def test_a_layout_is_refused_where_it_cannot_be(options, images, tmp_path):
+    with pytest.raises(InputError, match="layout"):
+        export(FirstLayerCounts().eval(), tmp_path / "bundle", calibration=images[:40], **options)

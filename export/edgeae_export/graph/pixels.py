@@ -15,6 +15,7 @@ from edgeae_runtime.parity import unit_scale
 
 from edgeae_export.arrays import Float32Array
 from edgeae_export.graph.editing import Edit, closed, opened
+from edgeae_export.graph.running import CHANNELS_FIRST
 from edgeae_export.graph.values import maker, name_of, read
 
 PIXEL_SCALE, PIXEL_ZERO = np.float32(1 / 255), np.uint8(0)
@@ -58,11 +59,18 @@ def take_channels_last(model: onnx.ModelProto) -> onnx.ModelProto:
     first = graph.graph.inputs[0]
     assert first.shape is not None, "an input says its shape"
     batch, channels, *axes = first.shape
+    sizes = [axis for axis in axes if isinstance(axis, int)]
+    assert len(sizes) == len(axes), "pictures have a size"
     edit, name = Edit(graph.graph, before=graph.graph[0]), name_of(first)
     first.name = edit.name(f"{name}_first")
     last = ir.Value(name=name, shape=ir.Shape([batch, *axes, channels]), type=first.type)
     graph.graph.inputs[0] = last
-    turned = edit.transpose(last, [0, len(axes) + 1, *range(1, len(axes) + 1)], f"{name}_channels_first")
+    hint = f"{name}{CHANNELS_FIRST}"
+    turned = (
+        edit.reshape(last, [0, 1, *sizes], hint)
+        if channels == 1
+        else edit.transpose(last, [0, len(axes) + 1, *range(1, len(axes) + 1)], hint)
+    )
     first.replace_all_uses_with(turned, replace_graph_outputs=True)
     return closed(graph)
 

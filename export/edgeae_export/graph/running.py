@@ -23,6 +23,9 @@ IR_VERSION = 10  # the newest that the oldest supported ONNX Runtime (see the ru
 SHARED_BYTES = 1024
 """Initialisers from this size on are stored once; below, a name costs as much as it saves."""
 
+CHANNELS_FIRST = "_channels_first"
+"""Behind the input's name, what a graph calls its images where it turned them itself."""
+
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators whose cost is multiply-adds with weights: the layers that precision is told for."""
 
@@ -47,9 +50,18 @@ def takes_pixels(model: onnx.ModelProto) -> bool:
     return bool(model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8)
 
 
+def takes_channels_last(model: onnx.ModelProto) -> bool:
+    """Whether a graph turns its input first, as `pixels.take_channels_last` writes it."""
+    turned = f"{input_name(model)}{CHANNELS_FIRST}"
+    return any(turned in node.output for node in model.graph.node)
+
+
 def as_input(model: onnx.ModelProto, batch: Float32Array) -> NDArray[Any]:
     """Images in [0, 1] as a graph of uint8 pixels takes them; anything else as it is."""
-    return to_pixels(batch) if takes_pixels(model) and batch.dtype != np.uint8 else batch
+    if not takes_pixels(model) or batch.dtype == np.uint8:
+        return batch
+    pixels = to_pixels(batch)
+    return np.ascontiguousarray(np.moveaxis(pixels, 1, -1)) if takes_channels_last(model) else pixels
 
 
 def runner(model: onnx.ModelProto, threads: int = 1, output: int = 0) -> Run:

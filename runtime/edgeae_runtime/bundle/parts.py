@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Layout = Literal["nchw", "nhwc"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Pixels = Literal["float32", "uint8"]
 PIXELS: tuple[Pixels, ...] = get_args(Pixels)
 PIXEL_RANGE = (0.0, 255.0)
@@ -35,6 +37,14 @@ class TensorSpec:
     """`None` stands for the batch, which may be any size from 1."""
     range: tuple[float, float] | None
     """Closed interval of the values: enforced on inputs, observed on outputs; `None` for any finite value."""
+    layout: Layout = "nchw"
+    """Where an image has its channels: first, or last as cameras give them."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of one image, its channels first."""
+        sizes = tuple(size for size in self.shape[1:] if size is not None)
+        return sizes if self.layout == "nchw" else (sizes[-1], *sizes[:-1])
 
     @classmethod
     def of(cls, entries: Entries) -> TensorSpec:
@@ -46,16 +56,19 @@ class TensorSpec:
             raise entries.error(f"has {place} = {shape!r}, expected ['batch', then whole numbers from 1]")
         if math.prod(shape[1:]) > MAX_ELEMENTS:
             raise entries.error(f"has {place} = {shape!r}, expected at most {MAX_ELEMENTS} numbers")
-        return cls(name, dtype, (None, *shape[1:]), _interval(entries) if "range" in entries else None)
+        limits = _interval(entries) if "range" in entries else None
+        layout = entries.choice("layout", LAYOUTS) if "layout" in entries else "nchw"
+        return cls(name, dtype, (None, *shape[1:]), limits, layout)
 
     def as_document(self) -> Document:
         """It as JSON."""
-        return {
+        document: Document = {
             "name": self.name,
             "dtype": self.dtype,
             "shape": ["batch", *self.shape[1:]],
             "range": None if self.range is None else list(self.range),
         }
+        return document if self.layout == "nchw" else document | {"layout": self.layout}
 
 
 @dataclass(frozen=True)
