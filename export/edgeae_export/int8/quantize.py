@@ -189,8 +189,8 @@ class _Inserter:
 def _keep_in_float(edit: Edit, in_int8: Collection[ir.Node]) -> None:
     """Let what reads pixels in float get their numbers of a Cast and a Mul, which are what a DequantizeLinear computes.
 
-    After one of those, ONNX Runtime would round the layer's weights itself, and run it in int8 by its own measure
-    (WeightBiasQuantization, from version 1.22 on).
+    After one of those, ONNX Runtime (1.32) would round the layer's weights itself, and run it in int8 as it sees fit
+    (WeightBiasQuantization).
     """
     for node in of_type(edit.graph, "DequantizeLinear"):
         number = node.outputs[0]

@@ -94,17 +94,17 @@ INT8_PLANS = (
 )
 
 
-_FIRST_LAYERS: dict[str, Step] = {
-    "columns as channels": fold_columns,
-    "space to depth": fold_blocks,
-    "channels padded": pad_pixels,
+_FIRST_LAYERS: dict[str, tuple[Step, ...]] = {
+    "columns as channels": (fold_columns, pad_pixels),
+    "channels padded": (pad_pixels,),
+    "space to depth": (fold_blocks, pad_pixels),
 }
 PIXEL_PLANS = (
-    *(Plan(f"{INT8_PLANS[0].name}, {name}", (step, *INT8_PLANS[0].steps)) for name, step in _FIRST_LAYERS.items()),
+    *(Plan(f"{INT8_PLANS[0].name}, {name}", (*steps, *INT8_PLANS[0].steps)) for name, steps in _FIRST_LAYERS.items()),
     *INT8_PLANS,
 )
 """For a graph of 8-bit pixels, whose first layer can run in int8 from the bytes themselves, in one of several forms, or
-in float: the fastest differs with the picture's size and channels."""
+in float: the fastest differs with the picture's size and channels. What cannot be folded is padded."""
 
 
 def fold(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
