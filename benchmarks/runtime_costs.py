@@ -68,7 +68,7 @@ def overhead(bundle: Path, name: str = "decoder") -> dict[str, float]:
     autoencoder = Autoencoder.load(bundle, parts=name, threads=1, spinning=True)
     part = autoencoder.manifest.parts[name]
     session = create_session(open_bundle(bundle).read_part(name), "cpu", threads=1, spinning=True)
-    inputs = np.zeros((1, *(n for n in part.input.shape if n is not None)), np.float32)
+    inputs = np.zeros((1, *(n for n in part.input.shape if n is not None)), part.input.dtype)
     feed, names = {part.input.name: inputs}, (part.output.name,)
     call = autoencoder.decode if name == "decoder" else autoencoder.encode
     timed = interleave(

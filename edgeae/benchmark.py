@@ -15,7 +15,8 @@ from edgeae_export.modules.images import HELD_OUT_IMAGES
 from edgeae_export.modules.running import torch_runner
 from edgeae_export.parity import reconstruction_rise
 from edgeae_runtime import Autoencoder, open_bundle
-from edgeae_runtime.arrays import Float32Array
+from edgeae_runtime.arrays import Float32Array, channels_first
+from edgeae_runtime.bundle.parts import TensorSpec
 from edgeae_runtime.measure.bench import (
     AGAIN,
     Row,
@@ -180,6 +181,7 @@ def _rows(
 ) -> list[Row]:
     manifest = open_bundle(bundle).manifest
     inputs = bench_inputs(manifest)
+    spec = next(iter(manifest.parts.values())).input
     rows: list[Row] = []
     before = torch.get_num_threads()
     try:
@@ -192,10 +194,17 @@ def _rows(
             torch.set_num_threads(count)
             for case in cases(parts, batches, count, variants[BUNDLE]):
                 tell(f"time the {case}")
-                rows += time_case(case, {name: runs[case.part] for name, runs in variants.items()}, inputs(case))
+                runs = {name: each[case.part] for name, each in variants.items()}
+                if case.part != "decoder":
+                    runs |= {name: _channels_first(runs[name], spec) for name in (TORCH, PLAIN)}
+                rows += time_case(case, runs, inputs(case))
     finally:
         torch.set_num_threads(before)
     return rows
+
+
+def _channels_first(run: Run, spec: TensorSpec) -> Run:
+    return lambda batch: run(channels_first(batch, spec))
 
 
 def _torch_runs(checkpoint: Checkpoint) -> dict[str, Run]:
@@ -208,11 +217,11 @@ def _torch_runs(checkpoint: Checkpoint) -> dict[str, Run]:
 
 
 def torch_call(*modules: torch.nn.Module) -> Run:
-    """Torch eager as a user would call it: inference mode, numpy in and out."""
+    """Torch eager as a user would call it: inference mode, numpy in and out; pixels are divided by 255 first."""
 
-    def call(batch: Float32Array) -> Float32Array:
+    def call(batch: NDArray[Any]) -> Float32Array:
         with torch.inference_mode():
-            tensor = torch.from_numpy(batch)
+            tensor = torch.from_numpy(unit_scale(batch))
             for module in modules:
                 tensor = module(tensor)
                 tensor = tensor[0] if isinstance(tensor, tuple) else tensor  # a variational encoder's mean

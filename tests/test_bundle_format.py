@@ -103,7 +103,7 @@ def test_nothing_that_can_be_read_is_invalid(valid, name):
 @pytest.mark.parametrize(
     ("path", "wrong"),
     [
-        (("format_version",), 3),
+        (("format_version",), 4),
         (("parts",), {}),
         (("parts", "middle"), {}),
         (("parts", "encoder", "file"), "../encoder.onnx"),

@@ -51,7 +51,10 @@ def export(
             "in float until it holds."
         ),
     ] = None,
-    pixels: Annotated[str, typer.Option(help="What the decoder gives: float32 or uint8.")] = "float32",
+    pixels: Annotated[str, typer.Option(help="What images are at both ends: float32 or uint8.")] = "float32",
+    layout: Annotated[
+        str, typer.Option(help="Of uint8 pixels that go in: nchw, or nhwc as cameras give them.")
+    ] = "nchw",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     checkpoint: Annotated[
         Path | None,
@@ -108,6 +111,7 @@ def export(
         "target": target,
         "int8": Int8(tuple(quantize_part or PARTS), max_drop),
         "pixels": pixels,
+        "layout": layout,
         "overwrite": overwrite,
     }
     told: dict[str, Any] = {

@@ -10,13 +10,14 @@ from edgeae_runtime.bundle.parts import Precision
 from edgeae_runtime.errors import InputError
 
 from edgeae_export.arrays import Float32Array
+from edgeae_export.graph.running import takes_pixels
 from edgeae_export.int8.as_executed import settled
 from edgeae_export.int8.calibration import calibrate
 from edgeae_export.int8.fitting import Fitted, fit
 from edgeae_export.int8.placement import Sites, find_sites
 from edgeae_export.int8.ranges import starting_ranges
 from edgeae_export.rewrites.candidates import choose, exact_candidates
-from edgeae_export.rewrites.plans import FLOAT_PLANS, INT8_PLANS
+from edgeae_export.rewrites.plans import FLOAT_PLANS, INT8_PLANS, PIXEL_PLANS
 from edgeae_export.rewrites.steps import Decision
 from edgeae_export.targets import Target
 
@@ -99,7 +100,7 @@ def compile_int8(
     Raises:
         NothingInInt8Error: nothing in the graph runs in int8.
     """
-    candidates = exact_candidates(model, INT8_PLANS, inputs, tolerance, corners)
+    candidates = exact_candidates(model, PIXEL_PLANS if takes_pixels(model) else INT8_PLANS, inputs, tolerance, corners)
     sites = {name: find_sites(each.graph) for name, each in candidates.items()}
     quick = {
         name: _quickly_quantized(each.graph, sites[name], inputs, target)

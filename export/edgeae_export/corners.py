@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeae_export.arrays import Float32Array, Run
+from edgeae_export.graph.pixels import rounded_to_pixels
 from edgeae_export.graph.probe import ROUNDING, in_last_bit, largest, observed_corners, picture_corners
 from edgeae_export.graph.running import joined_runner, runner
 from edgeae_export.modules.images import GOLDEN_IMAGES
@@ -93,7 +94,9 @@ class Corners:
         )
 
 
-def torch_corners(encoder: nn.Module, decoder: nn.Module, reference: Reference, bounded: bool) -> Corners:
+def torch_corners(
+    encoder: nn.Module, decoder: nn.Module, reference: Reference, bounded: bool, of_pixels: bool = False
+) -> Corners:
     """Run the torch modules on the corners of what they were made for.
 
     Args:
@@ -101,8 +104,10 @@ def torch_corners(encoder: nn.Module, decoder: nn.Module, reference: Reference, 
         decoder: back.
         reference: what they give on real images.
         bounded: whether images lie in [0, 1].
+        of_pixels: whether they are of 8-bit pixels.
     """
     names, images = (picture_corners if bounded else observed_corners)(reference.images)
+    images = rounded_to_pixels(images) if of_pixels else images
     encode, decode = torch_outputs(encoder), torch_outputs(decoder)
     encodes, decodes = TruerRuns.of(encoder, reference.images), TruerRuns.of(decoder, reference.latents)
     sound = [_sound(lambda one: (*(made := encode(one)), *decode(made[0])), image[None]) for image in images]

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 from edgeae_runtime.bundle.manifest import PARTS
-from edgeae_runtime.bundle.parts import PIXELS, Pixels
+from edgeae_runtime.bundle.parts import LAYOUTS, PIXELS, Layout, Pixels
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.parity import Check, mse, psnr, require
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from edgeae_export.corners import (
     output_runs,
     torch_corners,
 )
-from edgeae_export.graph.pixels import HALF_STEP, emit_uint8
+from edgeae_export.graph.pixels import HALF_STEP, emit_uint8, rounded_to_pixels, take_channels_last, take_uint8
 from edgeae_export.graph.running import check_guarded, runner
 from edgeae_export.graph.simplify import simplify
 from edgeae_export.graph.trace import trace
@@ -51,6 +51,7 @@ from edgeae_export.verdict import verdict
 
 Quantize = Literal["none", Mode]
 QUANTIZE: tuple[Quantize, ...] = ("none", *get_args(Mode))
+Change = Callable[[onnx.ModelProto], onnx.ModelProto]
 MAX_PSNR_DB = 200.0
 """What a PSNR without any difference is written as: JSON has no infinity."""
 MAX_RISE = 1e6
@@ -85,6 +86,7 @@ def export(
     held_out: NDArray[np.uint8] | Float32Array | None = None,
     target: TargetName = "host",
     pixels: Pixels = "float32",
+    layout: Layout = "nchw",
     own_model: OwnModel = INFERRED,
     int8: Int8 = EVERYWHERE,
     rewrites: bool = True,
@@ -105,7 +107,9 @@ def export(
         held_out: real images that training did not see, to measure parity on.
         target: the machine to compile for, one of `TARGETS`. `host` is this one, with candidates timed; any other gives
             the same bytes every time.
-        pixels: what the decoder gives, `"float32"` in [0, 1] or `"uint8"`.
+        pixels: what the encoder takes and the decoder gives, `"float32"` in [0, 1] or `"uint8"`; all images that the
+            export works with are then rounded to pixels.
+        layout: of the pixels that the encoder takes: `"nchw"`, or `"nhwc"` as cameras give them, with `"uint8"` alone.
         own_model: what the model's owner tells of it.
         int8: where 8 bits are wanted, and what they may cost.
         rewrites: False leaves the float32 graphs as torch and onnxsim make them, to compare with.
@@ -120,20 +124,24 @@ def export(
     tell = on_progress or (lambda stage: None)
     machine = choose_target(target)
     _check_arguments(quantize, calibration, int8.parts, pixels, rewrites)
+    _check_layout(layout, pixels)
     limits = int8.limits
     check_target(out, overwrite=overwrite)
     shape = known_shape(model, own_model.image_shape, calibration if held_out is None else held_out)
     value_range = own_model.value_range or ValueRange.default(shape)
     own_model = replace(own_model, image_shape=shape, value_range=value_range)
     refuse_broken_weights(model, own_model.encoder, own_model.decoder)
+    if pixels == "uint8" and not value_range.bounded:
+        raise InputError("Got pixels='uint8' for a model of signals or rows, expected one of pictures in [0, 1].")
     images = choose_images(shape, calibration, held_out, (0.0, 1.0) if value_range.bounded else None)
+    if pixels == "uint8":
+        calibration_pixels, held_out_pixels = map(rounded_to_pixels, (images.calibration, images.held_out))
+        images = replace(images, calibration=calibration_pixels, held_out=held_out_pixels)
     notices: list[str] = []
     if quantize != "none":
         images, notices = without_glitches(images)
         notices += remarks(images)
     adapted = adapt(model, images.held_out if images.real else None, own_model)
-    if pixels == "uint8" and not value_range.bounded:
-        raise InputError("Got pixels='uint8' for a model of signals or rows, expected one of pictures in [0, 1].")
 
     tell("measure torch's own noise floor")
     peak = 1.0 if value_range.bounded else None
@@ -142,11 +150,15 @@ def export(
     for source in sources.values():
         refuse_broken_outputs(source.name, source.module, source.inputs, source.outputs)
         refuse_neighbours(source.name, source.module, source.inputs, source.outputs, source.noise)
-    corners = torch_corners(adapted.encoder, adapted.decoder, reference, value_range.bounded)
+    corners = torch_corners(adapted.encoder, adapted.decoder, reference, value_range.bounded, pixels == "uint8")
     found = {"encoder": corners.images, "decoder": corners.latents}
     sources = {name: replace(source, corners=found[name]) for name, source in sources.items()}
 
-    parts = {name: _float32_part(source, machine if rewrites else None, tell) for name, source in sources.items()}
+    ends: dict[str, Change] = {"encoder": take_uint8} if pixels == "uint8" else {}
+    parts = {
+        name: _float32_part(source, machine if rewrites else None, tell, ends.get(name))
+        for name, source in sources.items()
+    }
     quantized = Quantized({name: part.compiled for name, part in parts.items()}, [], [])
     if quantize != "none":
         request = Request(quantize, int8.parts, limits, int8.max_drop is not None, machine)
@@ -158,6 +170,10 @@ def export(
         part, rounding = parts["decoder"], HALF_STEP
         compiled = replace(part.compiled, model=emit_uint8(part.model))
         parts["decoder"] = replace(part, compiled=compiled)
+
+    if layout == "nhwc":
+        part = parts["encoder"]
+        parts["encoder"] = replace(part, compiled=replace(part.compiled, model=take_channels_last(part.model)))
 
     tell("check parity with torch")
     graphs = {name: part.model for name, part in parts.items()}
@@ -190,13 +206,17 @@ def export(
     return ExportReport(Path(out), parts, checks, manifest, quality, quantized.comparisons, sentence, notices)
 
 
-def _float32_part(source: PartSource, machine: Target | None, tell: Callable[[str], None]) -> PartReport:
-    """One part as a float32 graph: traced, simplified, and for a machine rewritten too."""
+def _float32_part(
+    source: PartSource, machine: Target | None, tell: Callable[[str], None], change: Change | None
+) -> PartReport:
+    """One part as a float32 graph: traced, simplified, changed at its ends, and for a machine rewritten too."""
     tell(f"trace and simplify the {source.name}")
     example = torch.from_numpy(source.example)
     with told_of_precisions(source.name, source.module, example):
         traced = trace(source.module, example, source.input_name, source.output_names)
     simplified, simplification = simplify(traced, source.inputs, source.noise, source.corners)
+    if change is not None:
+        simplified = change(simplified)
     check_guarded(simplified.SerializeToString(), source.name)
     compiled = Compiled(simplified, AS_IT_IS.name, [])
     if machine is not None:
@@ -240,6 +260,13 @@ def _checked(
             MAX_RISE,
         ),
     }
+
+
+def _check_layout(layout: str, pixels: str) -> None:
+    if layout not in LAYOUTS:
+        raise InputError(f"Got layout={layout!r}, expected one of {', '.join(LAYOUTS)}.")
+    if layout != "nchw" and pixels != "uint8":
+        raise InputError(f"Got layout={layout!r} with float32 images, expected uint8 pixels: give pixels='uint8' too.")
 
 
 def _check_arguments(quantize: str, calibration: object, parts: Sequence[str], pixels: str, rewrites: bool) -> None:

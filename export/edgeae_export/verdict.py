@@ -13,7 +13,7 @@ import onnx
 from edgeae_runtime.measure.timing import BUSY, THREAD_CLOCK, Difference, difference, interleave
 
 from edgeae_export.arrays import Float32Array
-from edgeae_export.graph.running import runner
+from edgeae_export.graph.running import as_input, runner
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def compare_with_float(
     part: str, plain: onnx.ModelProto, float32: onnx.ModelProto, exported: onnx.ModelProto, inputs: Float32Array
 ) -> Comparison:
     """Time the exported graph against the float32 one; sizes are compared with the plain graph."""
-    one = np.ascontiguousarray(inputs[:1])
+    one = as_input(exported, np.ascontiguousarray(inputs[:1]))
     runs = {"float32": runner(float32), "exported": runner(exported)}
     runs["again"] = runs["exported"]
     calls = {name: (lambda run=run: run(one)) for name, run in runs.items()}

@@ -39,8 +39,8 @@ def image_batch(images: object, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
 
     Args:
         images: a batch [n, …] of the input's shape, or one image without the batch's axis, also without that of a
-            single channel, as [height, width]. uint8 is divided by 255 where the input's range is [0, 1]; floating
-            point must lie in the range already.
+            single channel, as [height, width]. Where the input's channels come last, they may come first, too. uint8 is
+            divided by 255 where the input's range is [0, 1]; floating point must lie in the range already.
         spec: the encoder's input.
 
     Returns:
@@ -51,12 +51,27 @@ def image_batch(images: object, spec: TensorSpec) -> tuple[NDArray[Any], bool]:
     """
     shape = spec.shape[1:]
     array = as_array(images, "images")
+    if spec.layout == "nhwc":
+        array = _channels_last(array, shape)
     single = array.ndim <= len(shape)
     if array.shape[1:] != shape:
         array = _one_image(array, shape)
-    if array.dtype.kind != "f" and (array.dtype != _UINT8 or spec.range != _UNIT):
+    if array.dtype.kind != "f" and (array.dtype != _UINT8 or _values(spec) != _UNIT):
         _refuse_kind(array, spec, "image", "uint8 pixels in 0..255, or floating point")
     return _not_empty(array, "image"), single
+
+
+def _channels_last(array: NDArray[Any], shape: tuple[int | None, ...]) -> NDArray[Any]:
+    """Images whose channels come first, or that have no axis for a single one, as a view with the channels last."""
+    first, axes = (shape[-1], *shape[:-1]), len(shape)
+    if array.shape[-axes:] != shape and array.shape[-axes:] == first:
+        return np.moveaxis(array, -axes, -1)
+    return array[..., None] if first[0] == 1 and array.shape == first[1:] else array
+
+
+def channels_first(batch: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """A batch in the graph's own order as a view with the channels first."""
+    return batch if spec.layout == "nchw" else np.moveaxis(batch, -1, 1)
 
 
 def _one_image(array: NDArray[Any], shape: tuple[int | None, ...]) -> NDArray[Any]:
@@ -114,19 +129,27 @@ def latent_batch(latents: object, spec: TensorSpec) -> tuple[NDArray[Any], bool]
     return _not_empty(array, "latent"), single
 
 
-def checked(batch: NDArray[Any], spec: TensorSpec, name: str) -> Float32Array:
-    """What the graph gets: `batch`, or a chunk of one, as float32 in C order, with each value in the input's range.
+def checked(batch: NDArray[Any], spec: TensorSpec, name: str) -> NDArray[Any]:
+    """What the graph gets: `batch`, or a chunk of one, of the input's dtype in C order, with each value in its range.
 
-    Values are looked at after the conversion: what is finite in float64 may not be so in float32.
+    Where the input is uint8 pixels, these go to it as they are, without a copy if they lie in C order; floating point
+    images in [0, 1] are rounded to the nearest pixel. Values are looked at after the conversion to float32: what is
+    finite in float64 may not be so there.
 
     Raises:
         InputError: a value outside the range, NaN, or what float32 cannot hold.
     """
-    array, limits = batch, spec.range
+    if spec.dtype == "uint8":
+        return np.ascontiguousarray(batch) if batch.dtype == _UINT8 else to_pixels(_checked_floats(batch, _UNIT, name))
+    if batch.dtype == _UINT8:
+        scaled: Float32Array = np.divide(batch, np.float32(255), dtype=np.float32, order="C")
+        return scaled
+    return _checked_floats(batch, spec.range, name)
+
+
+def _checked_floats(batch: NDArray[Any], limits: tuple[float, float] | None, name: str) -> Float32Array:
+    array = batch
     if batch.dtype != _FLOAT32 or not batch.flags.c_contiguous:
-        if batch.dtype == _UINT8:
-            scaled: Float32Array = np.divide(batch, np.float32(255), dtype=np.float32, order="C")
-            return scaled
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
             array = np.ascontiguousarray(batch, dtype=np.float32)
     if limits is None:
@@ -139,13 +162,19 @@ def checked(batch: NDArray[Any], spec: TensorSpec, name: str) -> Float32Array:
             return array
     elif limits == _UNIT and _within_unit(array):
         return array
-    low, high = spec.range or (-np.inf, np.inf)
+    low, high = limits or (-np.inf, np.inf)
     # NaN passes through min and max and fails both comparisons.
     smallest, largest = float(array.min()), float(array.max())
     inside = low - _RANGE_SLACK <= smallest and largest <= high + _RANGE_SLACK
     if not inside or not (math.isfinite(smallest) and math.isfinite(largest)):
-        raise _outside(float(batch.min()), float(batch.max()), spec.range, name)
+        raise _outside(float(batch.min()), float(batch.max()), limits, name)
     return array
+
+
+def to_pixels(images: Float32Array) -> NDArray[np.uint8]:
+    """Floating point images in [0, 1] as uint8 0..255, each number rounded to the nearest, halves to even."""
+    pixels: NDArray[np.uint8] = np.rint(np.clip(images, 0, 1) * np.float32(255)).astype(np.uint8, order="C")
+    return pixels
 
 
 def _outside(smallest: float, largest: float, limits: tuple[float, float] | None, name: str) -> InputError:
@@ -157,6 +186,14 @@ def _outside(smallest: float, largest: float, limits: tuple[float, float] | None
         f"Got {name}s with values from {smallest:g} to {largest:g}, expected {wanted}."
         f"{_advice(smallest, largest, limits)}"
     )
+
+
+def random_input(generator: np.random.Generator, spec: TensorSpec, count: int) -> NDArray[Any]:
+    """So many inputs of the kind that a graph takes, to time it with: [0, 1) or any pixels."""
+    shape = (count, *(size for size in spec.shape[1:] if size is not None))
+    if spec.dtype == "uint8":
+        return generator.integers(0, 256, shape, dtype=np.uint8)
+    return generator.random(shape, dtype=np.float32)
 
 
 def owned(value: object) -> NDArray[Any]:
@@ -195,7 +232,12 @@ def as_array(value: object, name: str) -> NDArray[Any]:
 
 
 def _refuse_kind(array: NDArray[Any], spec: TensorSpec, name: str, expected: str) -> None:
-    raise InputError(f"Got {name}s of dtype {array.dtype}, expected {expected}. {_conversion(array, spec.range)}")
+    raise InputError(f"Got {name}s of dtype {array.dtype}, expected {expected}. {_conversion(array, _values(spec))}")
+
+
+def _values(spec: TensorSpec) -> tuple[float, float] | None:
+    """What floating point inputs must lie in."""
+    return _UNIT if spec.dtype == "uint8" else spec.range
 
 
 def _conversion(array: NDArray[Any], limits: tuple[float, float] | None) -> str:

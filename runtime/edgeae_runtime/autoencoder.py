@@ -165,7 +165,7 @@ class Autoencoder:
             loaded = self._part(name)
             shape = [min(batch, loaded.chunk), *(n for n in loaded.input.shape if n is not None)]
             with self._limit() as options:
-                loaded(np.zeros(shape, np.float32), options=options)
+                loaded(np.zeros(shape, loaded.input.dtype), options=options)
 
     def encode(self, images: object, *, out: Float32Array | None = None) -> Float32Array:
         """Latents of images.
@@ -173,7 +173,10 @@ class Autoencoder:
         Args:
             images: uint8 0..255 or floating point 0..1; [n, channels, height, width], [channels, height, width],
                 or [height, width] where there is one channel. Any number: they are run in chunks of bounded memory.
-                A model of signals or rows takes [n, …] floating point of its own shape.
+                A model of signals or rows takes [n, …] floating point of its own shape. Where the bundle was exported
+                with `pixels="uint8"`, uint8 goes to the graph as it is, without a copy if it lies in C order, and
+                floating point is rounded to the nearest of the 256 values of a pixel. With `layout="nhwc"`, images are
+                [n, height, width, channels]; with the channels first they are turned in a copy.
             out: float32, C-contiguous, of the result's shape, to write the latents into.
 
         Returns:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,13 @@ def test_a_mount_point_gets_the_files(target, tmp_path, bind):
         subprocess.run(["umount", target], check=True)
 
 
+@pytest.fixture
+def own_folder():
+    """Outside pytest's own folder, which every start of pytest closes to others."""
+    with tempfile.TemporaryDirectory(prefix="edgeae-test-") as folder:
+        yield Path(folder)
+
+
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
@@ -276,7 +284,8 @@ swap.replace_folder(Path(sys.argv[1]), test_swap.NEW)
 @linux
 @root
 @pytest.mark.parametrize(("mode", "done"), [(0o777, True), (0o755, False)])
-def test_a_parent_that_is_closed(target, mode, done):
+def test_a_parent_that_is_closed(target, own_folder, mode, done):
+    target = target.parent.rename(own_folder / "here") / target.name
     for path in (target, *target.iterdir()):
         path.chmod(path.stat().st_mode | 0o777 if path != target else mode)
     for parent in target.parents:

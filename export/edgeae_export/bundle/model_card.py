@@ -27,6 +27,9 @@ def model_card(document: Mapping[str, Any]) -> str:
     """The card as Markdown, from a manifest's document."""
     shape = next(iter(document["parts"].values()))
     image = shape["inputs"][0] if shape["inputs"][0]["name"] == "image" else shape["outputs"][0]
+    batch, *axes = image["shape"]
+    axes = [axes[-1], *axes[:-1]] if image.get("layout") == "nhwc" else axes
+    image = image | {"shape": [batch, *axes]}
     sizes, latent = (" x ".join(map(str, shape)) for shape in (image["shape"][1:], document["latent"]["shape"]))
     kind = "Variational autoencoder" if document["latent"]["prior"] else "Autoencoder"
     sections = [
@@ -58,6 +61,12 @@ def _inputs(document: Mapping[str, Any]) -> str:
     preprocessing = document["preprocessing"]
     bounded = preprocessing["model_range"]["bounded"]
     images = "images: float32 in [0, 1], or uint8, which is divided by 255" if bounded else "finite float32 of any size"
+    encoder = document["parts"].get("encoder")
+    if encoder and encoder["inputs"][0]["dtype"] == "uint8":
+        order = " x ".join(map(str, encoder["inputs"][0]["shape"][1:]))
+        images = (
+            f"images: uint8 pixels of {order}, which the graph takes as they are, or float32 in [0, 1], rounded to them"
+        )
     lines = ["## What goes in", "", f"- {images}"]
     if preprocessing.get("source_size"):
         height, width = preprocessing["source_size"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from edgeae_runtime.bundle.golden_limits import limits_document
 from edgeae_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, parse_manifest
-from edgeae_runtime.bundle.parts import LatentSpace, Layer, Part, Pixels, TensorSpec
+from edgeae_runtime.bundle.parts import PIXEL_RANGE, LatentSpace, Layer, Layout, Part, Pixels, TensorSpec
 from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.bundle.reader import open_bundle
 from edgeae_runtime.errors import BundleError, InputError, shown
@@ -26,7 +26,13 @@ from edgeae_export.bundle.swap import check_writable, put_back, replace_folder
 from edgeae_export.compiler import Compiled
 from edgeae_export.corners import ShippedCorners
 from edgeae_export.graph.executed import executed_layers
-from edgeae_export.graph.running import check_guarded, operator_counts, parameter_count
+from edgeae_export.graph.running import (
+    check_guarded,
+    operator_counts,
+    parameter_count,
+    takes_channels_last,
+    takes_pixels,
+)
 from edgeae_export.int8.fitting import Fitted
 from edgeae_export.modules.images import GOLDEN_IMAGES
 from edgeae_export.parity import COMMON_LIMITS, Int8Limits, limit_on_few
@@ -134,7 +140,7 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
     low, high = np.percentile(flat, (1, 99), axis=0).tolist() if contents.real_images else (None, None)
     latent = LatentSpace(tuple(reference.latents.shape[1:]), contents.prior, low, high)
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": _format_version(contents),
         "parts": {name: _part(name, part, files, contents) for name, part in contents.parts.items()},
         "golden": {
             **record_of("golden.npz", files["golden.npz"]).as_document(),
@@ -156,6 +162,11 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
     }
 
 
+def _format_version(contents: BundleContents) -> int:
+    """The oldest that says everything, so that older runtimes read what they can run."""
+    return FORMAT_VERSION if takes_pixels(contents.parts["encoder"].model) else 2
+
+
 def _part(name: str, part: Compiled, files: Mapping[str, bytes], contents: BundleContents) -> dict[str, Any]:
     graph = part.model
     described = Part(
@@ -163,7 +174,7 @@ def _part(name: str, part: Compiled, files: Mapping[str, bytes], contents: Bundl
         precision=part.precision,
         opset=next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")),
         ir_version=graph.ir_version,
-        inputs=_tensors(graph.graph.input, contents),
+        inputs=_tensors(graph.graph.input, contents, "nhwc" if takes_channels_last(graph) else "nchw"),
         outputs=_tensors(graph.graph.output, contents),
         layers=tuple(Layer(layer.name, layer.op, layer.precision) for layer in executed_layers(graph)),
     )
@@ -231,16 +242,20 @@ def _golden_bytes(contents: BundleContents) -> bytes:
     return buffer.getvalue()
 
 
-def _tensors(values: Iterable[ValueInfoProto], contents: BundleContents) -> tuple[TensorSpec, ...]:
+def _tensors(
+    values: Iterable[ValueInfoProto], contents: BundleContents, layout: Layout = "nchw"
+) -> tuple[TensorSpec, ...]:
     """Images are bound to [0, 1] unless they are signals or rows; latents may be any finite number."""
     reference = contents.reference
     ranges = {"image": (0.0, 1.0) if contents.value_range.bounded else None}
     dtypes: dict[int, Pixels] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
     latent = reference.latents.shape[1:]
-    shapes = {"image": reference.images.shape[1:], "latent": latent, "log_variance": latent}
+    channels, *axes = reference.images.shape[1:]
+    image = (channels, *axes) if layout == "nchw" else (*axes, channels)
+    shapes = {"image": image, "latent": latent, "log_variance": latent}
     specs = []
     for value in values:
         dtype = dtypes[value.type.tensor_type.elem_type]
-        limits = (0.0, 255.0) if dtype == "uint8" else ranges.get(value.name)
-        specs.append(TensorSpec(value.name, dtype, (None, *shapes[value.name]), limits))
+        limits = PIXEL_RANGE if dtype == "uint8" else ranges.get(value.name)
+        specs.append(TensorSpec(value.name, dtype, (None, *shapes[value.name]), limits, layout))
     return tuple(specs)

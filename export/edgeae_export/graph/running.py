@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import onnx
+from edgeae_runtime.arrays import to_pixels
 from edgeae_runtime.errors import BundleError, InputError
 from edgeae_runtime.guard.graph_guard import check_graph
 from edgeae_runtime.parity import unit_scale
 from edgeae_runtime.sessions.providers import create_session
+from numpy.typing import NDArray
 
 from edgeae_export.arrays import Float32Array, Run
 
@@ -19,6 +22,9 @@ IR_VERSION = 10  # the newest that the oldest supported ONNX Runtime (see the ru
 
 SHARED_BYTES = 1024
 """Initialisers from this size on are stored once; below, a name costs as much as it saves."""
+
+CHANNELS_FIRST = "_channels_first"
+"""Behind the input's name, what a graph calls its images where it turned them itself."""
 
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators whose cost is multiply-adds with weights: the layers that precision is told for."""
@@ -39,16 +45,36 @@ def input_name(model: onnx.ModelProto) -> str:
     return str(model.graph.input[0].name)
 
 
+def takes_pixels(model: onnx.ModelProto) -> bool:
+    """Whether a graph's input is uint8."""
+    return bool(model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8)
+
+
+def takes_channels_last(model: onnx.ModelProto) -> bool:
+    """Whether a graph turns its input first, as `pixels.take_channels_last` writes it."""
+    turned = f"{input_name(model)}{CHANNELS_FIRST}"
+    return any(turned in node.output for node in model.graph.node)
+
+
+def as_input(model: onnx.ModelProto, batch: Float32Array) -> NDArray[Any]:
+    """Images in [0, 1] as a graph of uint8 pixels takes them; anything else as it is."""
+    if not takes_pixels(model) or batch.dtype == np.uint8:
+        return batch
+    pixels = to_pixels(batch)
+    return np.ascontiguousarray(np.moveaxis(pixels, 1, -1)) if takes_channels_last(model) else pixels
+
+
 def runner(model: onnx.ModelProto, threads: int = 1, output: int = 0) -> Run:
     """A function that runs the graph on the CPU provider, with its first input, to one of its outputs.
 
-    Outputs of uint8 pixels are given as float32 in [0, 1].
+    Images go in and out as float32 in [0, 1] where the graph takes or gives uint8 pixels; those that are uint8 already
+    go in as they are.
     """
     session = create_session(model.SerializeToString(), "cpu", threads=threads, spinning=True)
     name, output_name = input_name(model), str(model.graph.output[output].name)
 
     def run(batch: Float32Array) -> Float32Array:
-        result: Float32Array = unit_scale(session.run((output_name,), {name: batch})[0])
+        result: Float32Array = unit_scale(session.run((output_name,), {name: as_input(model, batch)})[0])
         return result
 
     return run
@@ -60,7 +86,7 @@ def joined_runner(model: onnx.ModelProto) -> Run:
     name = input_name(model)
 
     def run(batch: Float32Array) -> Float32Array:
-        outputs = session.run(None, {name: batch})
+        outputs = session.run(None, {name: as_input(model, batch)})
         return np.concatenate([unit_scale(each).reshape(len(batch), -1) for each in outputs], axis=1)
 
     return run

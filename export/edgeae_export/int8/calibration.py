@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgeae_export.arrays import Float32Array
-from edgeae_export.graph.running import input_name
+from edgeae_export.graph.running import as_input, input_name
 
 BATCH = 64
 TAPPED_VALUES = 1 << 25
@@ -121,7 +121,7 @@ def activations(
     start, count = 0, 1  # one first, to see how large its activations are
     while start < len(inputs):
         batch = inputs[start : start + count]
-        values = dict(zip(inside, session.run(inside, {source: batch}), strict=True)) if inside else {}
+        values = dict(zip(inside, session.run(inside, {source: as_input(model, batch)}), strict=True)) if inside else {}
         yield {name: batch if name == source else values[name] for name in tensors}
         each = sum(value.size for value in (batch, *values.values())) // len(batch)
         start, count = start + count, max(1, min(BATCH, TAPPED_VALUES // max(each, 1)))

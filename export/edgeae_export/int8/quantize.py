@@ -27,6 +27,7 @@ from onnx_ir.passes.common import DeduplicateHashedInitializersPass, IdentityEli
 
 from edgeae_export.graph.editing import Edit, closed, opened, refreshed
 from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.pixels import PIXEL_SCALE, PIXEL_ZERO, is_pixels
 from edgeae_export.graph.values import (
     Array,
     attribute,
@@ -97,6 +98,7 @@ def quantize(
     inserter.quantize_where_made()
     inserter.move_bytes()
     inserter.dequantize_where_read({values[name] for name in sites.float_sums})
+    _keep_in_float(inserter.edit, [layer.node for layer in layers])
     for layer, scale in read_in.items():
         shift, weight = (bias_shifts or {}).get(layer.name), (rounded or {}).get(layer.name)
         store_in_int8(inserter.edit, layer, scale, target, shift, weight)
@@ -130,6 +132,9 @@ class _Inserter:
         bounds agree to the last bit, and else runs the layer before it in float."""
         for value, scale in self._scales.items():
             activation, name = value.producer(), name_of(value)
+            if activation is not None and is_pixels(value) and scale == ActivationScale(PIXEL_SCALE, PIXEL_ZERO):
+                self._in_bytes[value] = read(activation)  # they are bytes already
+                continue
             bounds = None if activation is None else _bounds(activation)
             if activation is None or bounds is None or only_reader(read(activation)) is not activation:
                 self._in_bytes[value] = self._pair("QuantizeLinear", value, scale, f"{name}_quantized")
@@ -181,6 +186,26 @@ class _Inserter:
                 self.edit.constant(scale.zero, "activation_zero"),
             )
         return self.edit.node(op_type, [value, *self._parameters[scale]], hint)
+
+
+def _keep_in_float(edit: Edit, in_int8: Collection[ir.Node]) -> None:
+    """Let what reads pixels in float get their numbers of a Cast and a Mul, which are what a DequantizeLinear computes.
+
+    After one of those, ONNX Runtime (1.32) would round the layer's weights itself, and run it in int8 as it sees fit
+    (WeightBiasQuantization).
+    """
+    for node in of_type(edit.graph, "DequantizeLinear"):
+        number = node.outputs[0]
+        readers = [use for use in number.uses() if use.node not in in_int8]
+        if not is_pixels(number) or not readers:
+            continue
+        edit_here = Edit(edit.graph, before=edit.graph[0])
+        floats = edit_here.node("Cast", [read(node)], f"{name_of(number)}_cast", to=int(ir.DataType.FLOAT))
+        scaled = edit_here.node(
+            "Mul", [floats, edit_here.constant(PIXEL_SCALE, "pixel_scale")], f"{name_of(number)}_scaled"
+        )
+        for reader, index in readers:
+            reader.replace_input_with(index, scaled)
 
 
 def _keep_from_output(edit: Edit, value: ir.Value) -> None:

@@ -19,6 +19,7 @@ from edgeae_runtime.parity import mse
 from edgeae_export.arrays import Float32Array, in_large_batches
 from edgeae_export.graph.editing import opened
 from edgeae_export.graph.layer import activation_values, multiply_adds
+from edgeae_export.graph.pixels import is_pixels
 from edgeae_export.graph.running import runner
 from edgeae_export.graph.values import Array, name_of, named_values
 from edgeae_export.int8.calibration import Histogram, Range
@@ -28,6 +29,8 @@ from edgeae_export.int8.residual_sums import least_that_matters
 from edgeae_export.int8.weights import QuantizedWeight
 from edgeae_export.targets import Target
 
+PIXEL_RANGE: Range = (0.0, 1.0)
+"""Of 8-bit pixels: a scale of 1/255, a zero point of 0."""
 Ranges = dict[tuple[str, ...], Range]
 
 PERCENTILES = (100.0, 99.99, 99.9)
@@ -68,8 +71,13 @@ def starting_ranges(
         readers = {node.op_type for tensor in group for node in values[tensor].consumers()}
         if len(readers) == 1 and (limit := SATURATION.get(next(iter(readers)))):
             low, high = max(low, -limit), min(high, limit)
-        ranges[group] = (low, high)
+        ranges[group] = PIXEL_RANGE if of_pixels(values, group) else (low, high)
     return _without_what_sums_rectify(values, ranges)
+
+
+def of_pixels(values: Mapping[str, ir.Value], group: Sequence[str]) -> bool:
+    """Whether a group is the graph's 8-bit pixels alone, whose scale is given."""
+    return len(group) == 1 and is_pixels(values[group[0]])
 
 
 def _without_what_sums_rectify(values: Mapping[str, ir.Value], ranges: Ranges) -> Ranges:
@@ -86,20 +94,21 @@ def _without_what_sums_rectify(values: Mapping[str, ir.Value], ranges: Ranges) -
     return bounded
 
 
-def _least_error_ranges(histograms: Mapping[str, Histogram], widest: Ranges) -> Ranges:
+def _least_error_ranges(model: onnx.ModelProto, histograms: Mapping[str, Histogram], widest: Ranges) -> Ranges:
     """The ranges whose rounding and clipping together change the values least, group by group."""
     found: Ranges = {}
     for group, limits in widest.items():
         parts = [histograms[tensor].least_error() for tensor in group]
         low, high = min(part[0] for part in parts), max(part[1] for part in parts)
         found[group] = max(low, limits[0]), min(high, limits[1])
-    return found
+    values = named_values(opened(model, shapes=False).graph)
+    return found | {group: PIXEL_RANGE for group in found if of_pixels(values, group)}
 
 
 def all_starting_ranges(model: onnx.ModelProto, sites: Sites, histograms: Mapping[str, Histogram]) -> list[Ranges]:
     """Every starting point, from all values to the narrowest."""
     widest, *narrower = (starting_ranges(model, sites, histograms, percent) for percent in PERCENTILES)
-    return [widest, _least_error_ranges(histograms, widest), *narrower]
+    return [widest, _least_error_ranges(model, histograms, widest), *narrower]
 
 
 def schedule(model: onnx.ModelProto, groups: int, available: int) -> tuple[Steps, int]:
@@ -146,8 +155,10 @@ def search_ranges(
     widest = starts[0]
     ranges = min(starts, key=error)
     best = error(ranges)
+    values = named_values(opened(model, shapes=False).graph)
+    searched = [group for group in sites.groups if not of_pixels(values, group)]
     for factors in steps:
-        for group in sites.groups:
+        for group in searched:
             low, high = ranges[group]
             for factor in factors:
                 # Never beyond what was observed: ONNX Runtime drops a Clip only if the range lies within its bounds.

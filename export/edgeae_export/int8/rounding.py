@@ -61,7 +61,7 @@ def _rounded(layer: Layer, moments: Array, target: Target) -> QuantizedWeight:
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)
     scale, zero = (np.broadcast_to(each.astype(np.float64), len(rows)) for each in (nearest.scale, nearest.zero))
     top = (1 << (target.weight_bits - 1)) - 1
-    limits = (-top - (not target.per_channel), top)
+    limits = (-top - (nearest.scale.ndim == 0), top)
     stored = np.empty_like(rows)
     for index, outputs in enumerate(np.split(np.arange(len(rows)), len(moments))):
         for start in range(0, rows.shape[1], MOST_COLUMNS):

@@ -51,7 +51,7 @@ class _Ends:
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._int8 = {layer.name for layer in layers}
-        self._before = {layer.name: nearest_layers(layer.input) for layer in layers}
+        self._before = {layer.name: nearest_layers(layer.input) - _pixels(layer) for layer in layers}
         self._after = {layer.name: layers_after(layer.node) for layer in layers}
 
     def is_at_one(self, layer: Layer) -> bool:
@@ -66,6 +66,11 @@ class _Ends:
         if self._after[layer.name] & self._int8:
             converted += _numbers(layer.output)
         return FLOAT_COST * layer.multiply_adds + CONVERSION_COST * converted
+
+
+def _pixels(layer: Layer) -> set[str]:
+    """What stands for the graph's input, where that is bytes: a layer that reads them needs a conversion in float."""
+    return {""} if layer.graph.inputs[0].dtype == ir.DataType.UINT8 else set()
 
 
 def _weights(layer: Layer) -> int:

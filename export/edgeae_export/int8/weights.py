@@ -37,7 +37,7 @@ def quantize_weight(weight: Array, axis: int, target: Target, smallest: Array | 
         smallest: per output channel, the smallest scale that may be chosen, so that the bias fits in its int32.
     """
     top = (1 << (target.weight_bits - 1)) - 1
-    if not target.per_channel:
+    if not per_channel(weight, axis, target):
         low, high = min(float(weight.min()), 0.0), max(float(weight.max()), 0.0)
         needed = 0.0 if smallest is None else float(np.max(smallest))
         scale = max((high - low) / (2 * top + 1), needed, float(np.finfo(np.float32).tiny))
@@ -53,6 +53,11 @@ def quantize_weight(weight: Array, axis: int, target: Target, smallest: Array | 
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
     values = np.clip(np.rint(weight / scales.reshape(shape)), -top, top)
     return QuantizedWeight(values.astype(np.int8), scales.astype(np.float32), np.zeros(len(scales), np.int8))
+
+
+def per_channel(weight: Array, axis: int, target: Target) -> bool:
+    """Whether a weight has one symmetric scale per output channel, or one scale and zero point for the whole."""
+    return target.per_channel or weight.size // weight.shape[axis] <= target.per_channel_up_to
 
 
 def oriented_weight(layer: Layer) -> tuple[Array, int]:
@@ -91,21 +96,21 @@ def store_in_int8(
         quantized = rounded
     if attribute(layer.node, "transB", 0):
         layer.node.attributes.add(ir.AttrInt64("transB", 0))
-    name, per_channel = layer.name, quantized.scale.ndim > 0
+    name, scales = layer.name, quantized.scale.ndim > 0
     stored = [
         edit.constant(quantized.values, f"{name}_weight_int8"),
         edit.constant(quantized.scale, f"{name}_weight_scale"),
         edit.constant(quantized.zero, f"{name}_weight_zero"),
     ]
-    in_float = edit.node("DequantizeLinear", stored, f"{name}_weight_dequantized", **_axis(per_channel, axis))
+    in_float = edit.node("DequantizeLinear", stored, f"{name}_weight_dequantized", **_axis(scales, axis))
     bias_in_float = None
     if bias is not None:
         bias_scale = (input_scale * quantized.scale).astype(np.float32)
         values = np.clip(np.rint(bias / bias_scale), -_BIAS_LIMIT, _BIAS_LIMIT).astype(np.int32)
         stored = [edit.constant(values, f"{name}_bias_int32"), edit.constant(bias_scale, f"{name}_bias_scale")]
-        bias_in_float = edit.node("DequantizeLinear", stored, f"{name}_bias_dequantized", **_axis(per_channel, 0))
+        bias_in_float = edit.node("DequantizeLinear", stored, f"{name}_bias_dequantized", **_axis(scales, 0))
     layer.set_constants(in_float, bias_in_float)
 
 
-def _axis(per_channel: bool, axis: int) -> dict[str, int]:
-    return {"axis": axis} if per_channel else {}
+def _axis(scales: bool, axis: int) -> dict[str, int]:
+    return {"axis": axis} if scales else {}

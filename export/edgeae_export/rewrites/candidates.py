@@ -12,7 +12,7 @@ from edgeae_runtime.measure.timing import THREAD_CLOCK, interleave
 
 from edgeae_export.arrays import Float32Array
 from edgeae_export.graph.probe import Probe
-from edgeae_export.graph.running import runner
+from edgeae_export.graph.running import as_input, runner
 from edgeae_export.rewrites.plans import AS_IT_IS, FOLDING, Plan
 from edgeae_export.rewrites.steps import Decision, Step, apply
 from edgeae_export.targets import Target
@@ -95,7 +95,8 @@ def fastest(candidates: Mapping[str, onnx.ModelProto], inputs: Float32Array) -> 
     """
     one = np.ascontiguousarray(inputs[:1])
     runs = {name: runner(graph) for name, graph in candidates.items()}
-    calls = {name: (lambda run=run: run(one)) for name, run in runs.items()}
+    given = {name: as_input(graph, one) for name, graph in candidates.items()}
+    calls = {name: (lambda run=run, one=given[name]: run(one)) for name, run in runs.items()}
     timed = interleave(calls, rounds=ROUNDS, seconds_per_turn=0.02, clock=THREAD_CLOCK, budget_s=SECONDS)
     times = {name: latency.median_us for name, latency in timed.items()}
     first, best = next(iter(times)), min(times, key=lambda name: times[name])

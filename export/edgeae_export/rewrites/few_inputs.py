@@ -23,6 +23,7 @@ import onnx_ir as ir
 
 from edgeae_export.graph.editing import Edit
 from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.pixels import is_pixels
 from edgeae_export.graph.values import fixed_shape
 from edgeae_export.rewrites.steps import Rewrite
 
@@ -59,5 +60,16 @@ def _missing(layer: Layer) -> int:
     return CHANNELS - int(layer.weight.shape[1])
 
 
+def _match_pixels(node: ir.Node) -> Layer | None:
+    layer = _match(node)
+    return layer if layer and is_pixels(layer.input) else None
+
+
+def _obstacle_to_pixels(layer: Layer) -> str:
+    return "it has groups" if layer.window.groups != 1 else ""  # 2
+
+
 pad_inputs = Rewrite(RULE, _match, _obstacle, _replace)
 """Pad the input of every Conv with fewer than `CHANNELS` channels."""
+pad_pixels = Rewrite(RULE, _match_pixels, _obstacle_to_pixels, _replace)
+"""The same of 8-bit pixels alone, however few numbers are written: there is nothing to convert first."""

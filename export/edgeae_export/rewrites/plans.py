@@ -22,12 +22,13 @@ from edgeae_export.rewrites.batchnorm import fold_batchnorm
 from edgeae_export.rewrites.below_shuffle import move_below_shuffle, obstacle_to_merging
 from edgeae_export.rewrites.channels_last import to_channels_last
 from edgeae_export.rewrites.col2im import split_col2im
-from edgeae_export.rewrites.few_inputs import pad_inputs
+from edgeae_export.rewrites.few_inputs import pad_inputs, pad_pixels
 from edgeae_export.rewrites.matmul_bias import join_bias
 from edgeae_export.rewrites.one_position import to_gemm
 from edgeae_export.rewrites.phase_split import split_phases
 from edgeae_export.rewrites.resize_phases import resize_to_phases
 from edgeae_export.rewrites.sibling_gemms import merge_heads
+from edgeae_export.rewrites.space_to_depth import fold_blocks, fold_columns
 from edgeae_export.rewrites.steps import Decision, Step, apply
 from edgeae_export.rewrites.subpixel import to_subpixel
 from edgeae_export.rewrites.wide_outputs import widen_outputs
@@ -91,6 +92,19 @@ INT8_PLANS = (
     Plan("sub-pixel, resize kept", (split_last, _SUBPIXEL, move_below_shuffle, split_phases, *_IN_BYTES)),
     FOLDED,
 )
+
+
+_FIRST_LAYERS: dict[str, tuple[Step, ...]] = {
+    "columns as channels": (fold_columns, pad_pixels),
+    "channels padded": (pad_pixels,),
+    "space to depth": (fold_blocks, pad_pixels),
+}
+PIXEL_PLANS = (
+    *(Plan(f"{INT8_PLANS[0].name}, {name}", (*steps, *INT8_PLANS[0].steps)) for name, steps in _FIRST_LAYERS.items()),
+    *INT8_PLANS,
+)
+"""For a graph of 8-bit pixels, whose first layer can run in int8 from the bytes themselves, in one of several forms, or
+in float: the fastest differs with the picture's size and channels. What cannot be folded is padded."""
 
 
 def fold(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:

@@ -17,9 +17,10 @@ from edgeae_runtime.errors import BundleError
 from edgeae_runtime.files.documents import Document, Entries
 from edgeae_runtime.files.file_record import FileRecord
 
-FORMAT_VERSION = 2
-"""2 added latents that are feature maps, the encoder's log-variance, and images of any number of axes."""
-READABLE_VERSIONS = (1, 2)
+FORMAT_VERSION = 3
+"""2 added latents that are feature maps, the encoder's log-variance, and images of any number of axes; 3 encoders that
+take uint8 pixels."""
+READABLE_VERSIONS = (1, 2, 3)
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 PARTS = ("encoder", "decoder")
@@ -44,8 +45,7 @@ class Manifest:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height, width; or channels and length of a signal, or the length of a row."""
-        spec = self.parts["encoder"].input if "encoder" in self.parts else self.parts["decoder"].output
-        return tuple(n for n in spec.shape[1:] if n is not None)
+        return (self.parts["encoder"].input if "encoder" in self.parts else self.parts["decoder"].output).image_shape
 
     @property
     def variational(self) -> bool:
@@ -106,7 +106,7 @@ def _check_agreement(manifest: Manifest) -> None:
         most = 2 if name == "encoder" else 1
         if len(part.outputs) > most or any(spec.shape != shape for spec in part.outputs[1:]):
             raise _damaged(f"gives the {name} outputs other than a latent and its log-variance, or an image")
-    if len(parts) == 2 and parts["encoder"].input.shape != parts["decoder"].output.shape:
+    if len(parts) == 2 and parts["encoder"].input.image_shape != parts["decoder"].output.image_shape:
         raise _damaged("gives the encoder and the decoder different image shapes")
     if not manifest.preprocessing.makes(manifest.image_shape):
         raise _damaged(

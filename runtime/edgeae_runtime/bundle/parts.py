@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Layout = Literal["nchw", "nhwc"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Pixels = Literal["float32", "uint8"]
 PIXELS: tuple[Pixels, ...] = get_args(Pixels)
+PIXEL_RANGE = (0.0, 255.0)
 MAX_MODEL_BYTES = 1 << 30
 """Most bytes of a graph; what an edge device could still hold, and half of what one file of ONNX can."""
 MAX_ELEMENTS = 1 << 26
@@ -29,11 +32,19 @@ class TensorSpec:
 
     name: str
     dtype: Pixels
-    """A numpy dtype name: `float32`, or `uint8` for the pixels of a decoder that was exported to give them."""
+    """A numpy dtype name: `float32`, or `uint8` for images of pixels, which an encoder takes or a decoder gives."""
     shape: tuple[int | None, ...]
     """`None` stands for the batch, which may be any size from 1."""
     range: tuple[float, float] | None
     """Closed interval of the values: enforced on inputs, observed on outputs; `None` for any finite value."""
+    layout: Layout = "nchw"
+    """Where an image has its channels: first, or last as cameras give them."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of one image, its channels first."""
+        sizes = tuple(size for size in self.shape[1:] if size is not None)
+        return sizes if self.layout == "nchw" else (sizes[-1], *sizes[:-1])
 
     @classmethod
     def of(cls, entries: Entries) -> TensorSpec:
@@ -45,16 +56,19 @@ class TensorSpec:
             raise entries.error(f"has {place} = {shape!r}, expected ['batch', then whole numbers from 1]")
         if math.prod(shape[1:]) > MAX_ELEMENTS:
             raise entries.error(f"has {place} = {shape!r}, expected at most {MAX_ELEMENTS} numbers")
-        return cls(name, dtype, (None, *shape[1:]), _interval(entries) if "range" in entries else None)
+        limits = _interval(entries) if "range" in entries else None
+        layout = entries.choice("layout", LAYOUTS) if "layout" in entries else "nchw"
+        return cls(name, dtype, (None, *shape[1:]), limits, layout)
 
     def as_document(self) -> Document:
         """It as JSON."""
-        return {
+        document: Document = {
             "name": self.name,
             "dtype": self.dtype,
             "shape": ["batch", *self.shape[1:]],
             "range": None if self.range is None else list(self.range),
         }
+        return document if self.layout == "nchw" else document | {"layout": self.layout}
 
 
 @dataclass(frozen=True)
@@ -105,8 +119,8 @@ class Part:
         layers = tuple(Layer.of(layer) for layer in entries.each("layers"))
         inputs = tuple(TensorSpec.of(spec) for spec in entries.each("inputs"))
         outputs = tuple(TensorSpec.of(spec) for spec in entries.each("outputs"))
-        if any(spec.dtype != "float32" for spec in inputs):
-            raise entries.error(f"gives {where} an input that is not float32")
+        if any(spec.dtype != "float32" and (spec.name, spec.range) != ("image", PIXEL_RANGE) for spec in inputs):
+            raise entries.error(f"gives {where} an input that is neither float32 nor an image of uint8 in [0, 255]")
         if len(inputs) != 1 or not outputs:
             raise entries.error(
                 f"gives {where} {len(inputs)} inputs and {len(outputs)} outputs, expected one and at least one"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeae_runtime.arrays import random_input
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bundle.manifest import Manifest
 from edgeae_runtime.bundle.reader import open_bundle
@@ -25,7 +26,7 @@ MAX_SOAK_SECONDS = 24 * 3600
 AGAIN = "the same again"
 """The second of the A/A pair: the last variant under another name."""
 
-Run = Callable[[NDArray[np.float32]], object]
+Run = Callable[[NDArray[Any]], object]
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,14 @@ def bundle_runs(autoencoder: Autoencoder) -> dict[str, Run]:
     return runs
 
 
-def bench_inputs(manifest: Manifest, seed: int = 0) -> Callable[[Case], NDArray[np.float32]]:
-    """Random inputs of the right shape: the time of these graphs does not depend on the values."""
+def bench_inputs(manifest: Manifest, seed: int = 0) -> Callable[[Case], NDArray[Any]]:
+    """Random inputs of the right shape and kind: the time of these graphs does not depend on the values."""
     generator = np.random.default_rng(seed)
 
-    def inputs(case: Case) -> NDArray[np.float32]:
-        shape = manifest.latent.shape if case.part == "decoder" else manifest.image_shape
-        return generator.random((case.batch, *shape), dtype=np.float32)
+    def inputs(case: Case) -> NDArray[Any]:
+        return random_input(
+            generator, manifest.parts["decoder" if case.part == "decoder" else "encoder"].input, case.batch
+        )
 
     return inputs
 
@@ -93,7 +95,7 @@ def bench_inputs(manifest: Manifest, seed: int = 0) -> Callable[[Case], NDArray[
 def time_case(
     case: Case,
     runs: Mapping[str, Run],
-    inputs: NDArray[np.float32],
+    inputs: NDArray[Any],
     *,
     rounds: int = MAX_ROUNDS,
     seconds_per_turn: float = 0.05,
@@ -222,5 +224,5 @@ def document(rows: Sequence[Row], starts: Sequence[Mapping[str, Any]]) -> dict[s
     }
 
 
-def _bind(run: Run, inputs: NDArray[np.float32]) -> Callable[[], object]:
+def _bind(run: Run, inputs: NDArray[Any]) -> Callable[[], object]:
     return lambda: run(inputs)

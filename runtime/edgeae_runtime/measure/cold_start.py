@@ -72,8 +72,8 @@ def main(start: int, bundle: str, part: str, provider: str) -> None:
     loaded = time.monotonic_ns()
     import numpy as np
 
-    shape = [1, *(n for n in autoencoder.manifest.parts[part].input.shape if n is not None)]
-    zeros = np.zeros(shape, np.float32)
+    spec = autoencoder.manifest.parts[part].input
+    zeros = np.zeros([1, *(n for n in spec.shape if n is not None)], spec.dtype)
     if part == "encoder":
         autoencoder.encode(zeros)
     else:

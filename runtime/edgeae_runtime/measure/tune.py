@@ -30,6 +30,7 @@ def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
     """
     from pathlib import Path
 
+    from edgeae_runtime.arrays import random_input
     from edgeae_runtime.autoencoder import Autoencoder
     from edgeae_runtime.files.documents import json_bytes
     from edgeae_runtime.machine import usable_cores
@@ -43,8 +44,7 @@ def tune(path: str | Path, provider: str = "cpu") -> dict[str, Any]:
     threads: dict[str, int] = {}
     measured: dict[str, dict[str, float]] = {}
     for part in manifest.parts:
-        shape = (1, *manifest.latent.shape) if part == "decoder" else (1, *manifest.image_shape)
-        batch = np.random.default_rng(0).random(shape, dtype=np.float32)
+        batch = random_input(np.random.default_rng(0), manifest.parts[part].input, 1)
         calls = {
             str(count): functools.partial(each.decode if part == "decoder" else each.encode, batch)
             for count, each in loaded.items()

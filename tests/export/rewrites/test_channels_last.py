@@ -152,3 +152,36 @@ def test_another_map_stays(model, words):
     last, decisions = apply(model, to_channels_last)
     assert [decision.why for decision in decisions] == ([words] if words else [])
     assert operators(last) == operators(model)
+
+
+def flattened(nodes, constants, input_shape=(6, 4, 5)):
+    """A Gemm that reads what nodes make of `x`, as `f`."""
+    return graph([*nodes, ("Gemm", ["f", "w", "b"], ["y"], {})], list(input_shape), constants)
+
+
+@pytest.mark.parametrize("flat", [("Flatten", ["x"], ["f"], {}), ("Reshape", ["x", "s"], ["f"], {})])
+def test_a_gemm_that_reads_a_flattened_map_has_its_rows_reordered(flat):
+    constants = {"w": weights(RNG, 120, 7), "b": weights(RNG, 7), "s": np.array([-1, 120])}
+    model = flattened([flat], constants)
+    reordered, decisions = apply(model, to_channels_last)
+    assert [decision.applied for decision in decisions] == [True]
+    assert operators(reordered) == ["Transpose", "Reshape", "Gemm"]
+    assert_equal(model, reordered, weights(RNG, 3, 6, 4, 5))
+
+
+def test_a_flattened_map_that_others_read_or_rows_across_the_batch_are_left_alone():
+    constants = {"w": weights(RNG, 120, 7), "b": weights(RNG, 7)}
+    shared = graph(
+        [("Flatten", ["x"], ["f"], {}), ("Gemm", ["f", "w", "b"], ["y"], {}), ("Relu", ["f"], ["z"], {})],
+        [6, 4, 5], constants, ("y", "z"),
+    )  # fmt: skip
+    across = flattened([("Reshape", ["x", "s"], ["f"], {})], constants | {"w": weights(RNG, 20, 7), "s": [-1, 20]})
+    for model in (shared, across):
+        decisions = apply(model, to_channels_last)[1]
+        assert [decision.applied for decision in decisions] == [False]
+
+
+def test_one_channel_and_one_position_have_one_order():
+    for shape in ((20, 1, 1), (1, 4, 5)):
+        model = flattened([("Flatten", ["x"], ["f"], {})], {"w": weights(RNG, 20, 7), "b": weights(RNG, 7)}, shape)
+        assert apply(model, to_channels_last)[1] == []

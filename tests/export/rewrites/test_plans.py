@@ -6,13 +6,13 @@ import pkgutil
 import edgeae_export.rewrites
 import numpy as np
 import pytest
-from edgeae_export.rewrites.plans import FLOAT_PLANS, FOLDING, INT8_PLANS, fold, rewrite
+from edgeae_export.rewrites.plans import FLOAT_PLANS, FOLDING, INT8_PLANS, PIXEL_PLANS, fold, rewrite
 from edgeae_export.targets import MIN_INPUTS
 
 from tests.export.graphs import FOLDED_TOLERANCE, assert_equal, graph, weights
 
 RNG = np.random.default_rng(0)
-PLANS = (*FLOAT_PLANS, *INT8_PLANS)
+PLANS = (*FLOAT_PLANS, *INT8_PLANS, *PIXEL_PLANS[: -len(INT8_PLANS)])
 MERGED_TAIL = FLOAT_PLANS[0]
 
 
