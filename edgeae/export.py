@@ -34,6 +34,7 @@ def export_checkpoint(
     target: TargetName = "host",
     int8: Int8 = EVERYWHERE,
     pixels: Pixels = "float32",
+    variants: bool | None = None,
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -44,7 +45,7 @@ def export_checkpoint(
         out: the bundle's folder.
         quantize: `"none"`, `"int8"` or `"auto"`.
         calibration: a data set's name, a folder of pictures, or a .npy or .npz file; None for the training set.
-        target, int8, pixels: as `edgeae_export.export`.
+        target, int8, pixels, variants: as `edgeae_export.export`.
         overwrite: whether an existing bundle may be replaced.
         on_progress: told the name of each stage when it begins.
 
@@ -73,6 +74,7 @@ def export_checkpoint(
         target=target,
         int8=int8,
         pixels=pixels,
+        variants=variants,
         overwrite=overwrite,
         on_progress=on_progress,
     )
@@ -93,6 +95,7 @@ def export_own_model(
     target: TargetName = "host",
     int8: Int8 = EVERYWHERE,
     pixels: Pixels = "float32",
+    variants: bool | None = None,
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -107,7 +110,7 @@ def export_own_model(
         calibration: a folder of pictures, a .npy or .npz file, or a data set's name; a tenth of it is held out to
             measure parity on.
         fit: how pictures of another size are brought to the image's: `crop`, `pad` or `stretch`.
-        target, int8, pixels, overwrite, on_progress: as `edgeae_export.export`.
+        target, int8, pixels, variants, overwrite, on_progress: as `edgeae_export.export`.
 
     Raises:
         InputError, ParityError: as there, or the model or its weights cannot be had.
@@ -125,6 +128,7 @@ def export_own_model(
         held_out=None if given is None else given.held_out,
         target=target,
         pixels=pixels,
+        variants=variants,
         own_model=own_model,
         int8=int8,
         overwrite=overwrite,

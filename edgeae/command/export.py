@@ -52,6 +52,15 @@ def export(
         ),
     ] = None,
     pixels: Annotated[str, typer.Option(help="What the decoder gives: float32 or uint8.")] = "float32",
+    variants: Annotated[
+        bool | None,
+        typer.Option(
+            "--variants/--no-variants",
+            help="Add further forms of both parts, of which edgeae-runtime tune takes the best on the device. By "
+            "default where the target is not this machine.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     checkpoint: Annotated[
         Path | None,
@@ -108,6 +117,7 @@ def export(
         "target": target,
         "int8": Int8(tuple(quantize_part or PARTS), max_drop),
         "pixels": pixels,
+        "variants": variants,
         "overwrite": overwrite,
     }
     told: dict[str, Any] = {

@@ -141,7 +141,7 @@ def forge(folder: Path, name: str, raw: bytes) -> None:
 
 def tuning(folder: Path, rng: random.Random) -> bytes:
     """A record of threads as `tune` writes it, changed."""
-    from edgeae_runtime.bundle.thread_counts import SCHEMA, SCHEMA_VERSION, machine_fingerprint
+    from edgeae_runtime.bundle.tuning import SCHEMA, SCHEMA_VERSION, machine_fingerprint
 
     document: object = {
         "schema": SCHEMA,
