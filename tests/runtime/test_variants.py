@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeae_runtime import Autoencoder, BundleError, InputError, IntegrityError, open_bundle, verify
+from edgeae_runtime import Autoencoder, BundleError, InputError, IntegrityError, ParityError, open_bundle, verify
 from edgeae_runtime.bundle.manifest import MAX_MANIFEST_BYTES, parse_manifest
 from edgeae_runtime.bundle.tuning import TUNING_FILE, Choice, read_tuning, tuning_document, why_stale
 from edgeae_runtime.bundle.variants import MAX_VARIANTS
@@ -226,6 +226,25 @@ def test_a_winner_that_fails_its_golden_vectors_here_is_not_kept(bundle, fastest
 
     fastest(FORM)
     assert tuning.tune(edit(bundle, impossible))["parts"]["decoder"]["form"] == "default"
+
+
+def test_where_no_form_is_right_nothing_is_kept(bundle, fastest):
+    def impossible(document):
+        part = document["parts"]["decoder"]
+        for limits in (document["golden"]["limits"], *(form["limits"] for form in part["variants"])):
+            limits["image"] = {"max_abs": 0.0}
+
+    fastest(FORM)
+    with pytest.raises(ParityError, match="No form of the decoder computes here"):
+        tuning.tune(edit(bundle, impossible))
+    assert not (bundle / TUNING_FILE).exists()
+
+
+def test_forms_that_are_only_wrong_together_are_not_chosen_together(bundle, fastest, monkeypatch):
+    real = tuning.round_trip_passes
+    monkeypatch.setattr(tuning, "round_trip_passes", lambda *given: given[-1]["decoder"].form != FORM and real(*given))
+    fastest(FORM)
+    assert tuning.tune(bundle)["parts"]["decoder"]["form"] == "default"
 
 
 def test_forms_of_a_lower_quality_are_left_out(bundle, fastest):

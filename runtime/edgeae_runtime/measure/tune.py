@@ -8,6 +8,7 @@ the best ones pass their golden vectors here, and writes `tuning.json`, which `e
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -183,27 +184,21 @@ def _verified(bundle: Bundle, provider: str, ranking: Mapping[str, Sequence[Meas
     """The best form of each part that passes its golden vectors here, alone and with the other's.
 
     Raises:
-        ParityError: none of a part does.
+        ParityError: none does.
     """
     golden = bundle.read_golden()
-    choices = {}
-    for name, rows in ranking.items():
-        good = (row.choice for row in rows if form_passes(bundle, golden, provider, name, row.choice))
-        choice = next(good, None)
-        if choice is None:
-            raise ParityError(
-                f"No form of the {name} computes here what the torch model did, so none was kept. See which checks "
-                "fail: edgeae-runtime verify."
-            )
-        choices[name] = choice
-    if round_trip_passes(bundle, golden, provider, choices):
-        return choices
-    # Each is right with the other part as it is: then one of them at least is taken.
-    for name in choices:
-        one = {**{other: Choice() for other in choices}, name: choices[name]}
-        if round_trip_passes(bundle, golden, provider, one):
-            return one
-    return {name: Choice() for name in choices}
+    passing = {
+        name: [row.choice for row in rows if form_passes(bundle, golden, provider, name, row.choice)]
+        for name, rows in ranking.items()
+    }
+    for combination in itertools.product(*passing.values()):  # the best ones first, and nearly always these
+        choices = dict(zip(passing, combination, strict=True))
+        if round_trip_passes(bundle, golden, provider, choices):
+            return choices
+    alone = next((f"form of the {name} computes" for name, each in passing.items() if not each), "two forms compute")
+    raise ParityError(
+        f"No {alone} here what the torch model did, so none was kept. See which checks fail: edgeae-runtime verify."
+    )
 
 
 def _row(part: Part, row: Measured) -> dict[str, Any]:
