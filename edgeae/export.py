@@ -35,6 +35,7 @@ def export_checkpoint(
     int8: Int8 = EVERYWHERE,
     pixels: Pixels = "float32",
     layout: Layout = "nchw",
+    variants: bool | None = None,
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -45,7 +46,7 @@ def export_checkpoint(
         out: the bundle's folder.
         quantize: `"none"`, `"int8"` or `"auto"`.
         calibration: a data set's name, a folder of pictures, or a .npy or .npz file; None for the training set.
-        target, int8, pixels, layout: as `edgeae_export.export`.
+        target, int8, pixels, layout, variants: as `edgeae_export.export`.
         overwrite: whether an existing bundle may be replaced.
         on_progress: told the name of each stage when it begins.
 
@@ -75,6 +76,7 @@ def export_checkpoint(
         int8=int8,
         pixels=pixels,
         layout=layout,
+        variants=variants,
         overwrite=overwrite,
         on_progress=on_progress,
     )
@@ -96,6 +98,7 @@ def export_own_model(
     int8: Int8 = EVERYWHERE,
     pixels: Pixels = "float32",
     layout: Layout = "nchw",
+    variants: bool | None = None,
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -110,7 +113,7 @@ def export_own_model(
         calibration: a folder of pictures, a .npy or .npz file, or a data set's name; a tenth of it is held out to
             measure parity on.
         fit: how pictures of another size are brought to the image's: `crop`, `pad` or `stretch`.
-        target, int8, pixels, layout, overwrite, on_progress: as `edgeae_export.export`.
+        target, int8, pixels, layout, variants, overwrite, on_progress: as `edgeae_export.export`.
 
     Raises:
         InputError, ParityError: as there, or the model or its weights cannot be had.
@@ -129,6 +132,7 @@ def export_own_model(
         target=target,
         pixels=pixels,
         layout=layout,
+        variants=variants,
         own_model=own_model,
         int8=int8,
         overwrite=overwrite,

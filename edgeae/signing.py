@@ -58,7 +58,7 @@ def sign(bundle: str | Path, private_key: str | Path, password: bytes | None = N
             "ecparam -name prime256v1 -genkey -noout -out private.pem"
         ) from error
     opened = open_bundle(bundle)
-    for record in (opened.manifest.golden, *(part.record for part in opened.manifest.parts.values())):
+    for record in opened.manifest.records:
         opened.read(record)
     folder, signature = Path(bundle), Path(bundle) / SIGNATURE_FILE
     check_files(folder)

@@ -145,18 +145,19 @@ class Tune:
         self.files = len(list(self.out.iterdir()))
 
     def work(self) -> None:
+        import numpy as np
         from edgeae_runtime.measure import tune as tuning
+        from edgeae_runtime.measure.timing import Latency
 
-        class Quick:
-            median_us = float(os.getpid())
-
-        tuning.interleave = lambda calls: {name: Quick() for name in calls}
+        quick = Latency(np.full(7, float(os.getpid())), np.full(7, float(os.getpid())))
+        tuning.interleave = lambda calls: dict.fromkeys(calls, quick)
         tuning.tune(self.out)
 
     def state(self) -> str:
-        from edgeae_runtime.bundle.thread_counts import read_tuning
+        from edgeae_runtime.bundle.reader import open_bundle
+        from edgeae_runtime.bundle.tuning import read_tuning
 
-        if set(read_tuning(self.out)) != {"encoder", "decoder"}:
+        if set(read_tuning(open_bundle(self.out), "cpu")) != {"encoder", "decoder"}:
             raise ValueError("tuning.json is neither the old one nor the new one")
         return "whole"
 

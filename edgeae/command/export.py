@@ -55,6 +55,15 @@ def export(
     layout: Annotated[
         str, typer.Option(help="Of uint8 pixels that go in: nchw, or nhwc as cameras give them.")
     ] = "nchw",
+    variants: Annotated[
+        bool | None,
+        typer.Option(
+            "--variants/--no-variants",
+            help="Add further forms of both parts, of which edgeae-runtime tune takes the best on the device. By "
+            "default where the target is not this machine.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     checkpoint: Annotated[
         Path | None,
@@ -112,6 +121,7 @@ def export(
         "int8": Int8(tuple(quantize_part or PARTS), max_drop),
         "pixels": pixels,
         "layout": layout,
+        "variants": variants,
         "overwrite": overwrite,
     }
     told: dict[str, Any] = {

@@ -154,6 +154,10 @@ def show_manifest(manifest: Manifest) -> None:
         table.add_row(shown_title, cell(layer.name), cell(layer.op), layer.precision)
     console.print(table)
     _say_rest(len(layers), "layers")
+    for name, part in manifest.parts.items():
+        forms = [f"{each.name} ({each.record.bytes:,} bytes)" for each in part.variants]
+        if forms:
+            say(f"Variants of the {name}: {', '.join(forms)}")
     _show_rewrites(decisions)
     if quality:
         say(

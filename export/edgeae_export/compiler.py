@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
-from edgeae_runtime.bundle.parts import Precision
+from edgeae_runtime.bundle.layers import Precision
 from edgeae_runtime.errors import InputError
 
 from edgeae_export.arrays import Float32Array
 from edgeae_export.graph.running import takes_pixels
 from edgeae_export.int8.as_executed import settled
 from edgeae_export.int8.calibration import calibrate
-from edgeae_export.int8.fitting import Fitted, fit
+from edgeae_export.int8.fitting import Fitted, fit, fit_plainly
 from edgeae_export.int8.placement import Sites, find_sites
 from edgeae_export.int8.ranges import starting_ranges
-from edgeae_export.rewrites.candidates import choose, exact_candidates
+from edgeae_export.rewrites.candidates import Candidate, choose, exact_candidates
 from edgeae_export.rewrites.plans import FLOAT_PLANS, INT8_PLANS, PIXEL_PLANS
 from edgeae_export.rewrites.steps import Decision
 from edgeae_export.targets import Target
@@ -113,6 +113,24 @@ def compile_int8(
     chosen = candidates[name]
     fitted = fit(chosen.folded, chosen.plan, inputs, target)
     return _quantized(Compiled(chosen.graph, name, chosen.decisions, fitted, times), target)
+
+
+def compile_plainly(candidate: Candidate, inputs: Float32Array, target: Target, strength: float) -> Compiled:
+    """One form of a part in int8, fitted with less effort than the one that is chosen.
+
+    Args:
+        candidate: the form.
+        inputs, target: as in `compile_int8`.
+        strength: see `fit_plainly`.
+
+    Raises:
+        NothingInInt8Error: nothing in it runs in int8.
+    """
+    sites = find_sites(candidate.graph)
+    if not sites.layers:
+        raise _nothing_in_int8(sites)
+    fitted = fit_plainly(candidate.folded, candidate.plan, inputs, target, strength)
+    return _quantized(Compiled(candidate.graph, candidate.plan.name, candidate.decisions, fitted), target)
 
 
 def keep_in_float(compiled: Compiled, keep: frozenset[str], target: Target) -> Compiled:

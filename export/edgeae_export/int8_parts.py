@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edgeae_runtime.errors import InputError, ParityError
@@ -47,6 +47,8 @@ class Quantized:
     """Of the parts in int8 with float32."""
     told: list[str]
     """Sentences for the verdict: layers that went back to float, and parts that stayed there."""
+    in_int8: Mapping[str, Compiled] = field(default_factory=dict)
+    """The parts that hold their limits in int8, whether they ship so or not."""
 
 
 def quantize_parts(
@@ -91,7 +93,7 @@ def quantize_parts(
             )
     on_progress("hold the limits of quality")
     held = Held(compiled, [], {})
-    for some in _references(reference, float_parts):  # few held-out inputs choose the layers, all have the last word
+    for some in references(reference, float_parts):  # few held-out inputs choose the layers, all have the last word
         checks = _checks(some, request.limits)
         held = held.followed_by(hold(held.parts, float_parts, checks, calibration, request.target))
     in_int8 = [name for name in request.parts if held.parts[name].fitted]
@@ -110,7 +112,7 @@ def quantize_parts(
             told.append(f"The {name} stays in float32: {why}")
         else:
             comparisons.append(found)
-    return Quantized(parts, comparisons, told)
+    return Quantized(parts, comparisons, told, {name: held.parts[name] for name in in_int8})
 
 
 def reason_for_float(found: Comparison, request: Request) -> str:
@@ -133,7 +135,7 @@ def reason_for_float(found: Comparison, request: Request) -> str:
     return ""
 
 
-def _references(reference: Reference, float_parts: Parts) -> list[Reference]:
+def references(reference: Reference, float_parts: Parts) -> list[Reference]:
     """The torch side on as many of the held-out inputs as many checks can afford, and if that is not all, on all."""
     total = len(reference.images)
     few = min(

@@ -125,6 +125,21 @@ def limit_on_few(
     return "max_abs", NOISE_FACTOR * noise + rounding
 
 
+def golden_limits(
+    precision: Mapping[str, str], reference: Reference, rounding: float, limits: Int8Limits
+) -> dict[str, dict[str, float]]:
+    """Per output of `encoder` and `decoder` in these precisions, the metric and its limit on the golden vectors."""
+    both = "int8" if "int8" in precision.values() else "float32"
+    kinds = {"latent": precision["encoder"], "image": precision["decoder"], "reconstruction": both}
+    if reference.log_variances is not None:
+        kinds["log_variance"] = precision["encoder"]
+    pixels = {"image": rounding, "reconstruction": rounding}
+    return {
+        output: dict([limit_on_few(kind, reference.noise[output], pixels.get(output, 0.0), limits)])
+        for output, kind in kinds.items()
+    }
+
+
 def reconstruction_rise(images: Float32Array, reference: Float32Array, measured: Float32Array) -> float:
     """How much larger the mean squared error against the real images is than the torch model's, relatively."""
     before = mse(images, reference)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeae_export.arrays import Float32Array, in_large_batches
+from edgeae_export.bundle.variants import MAX_PSNR_DB, NO_FORMS, make_variants
+from edgeae_export.bundle.variants import Request as FormsRequest
 from edgeae_export.bundle.writer import BundleContents, check_target, write_bundle
 from edgeae_export.compiler import Compiled, compile_float32
 from edgeae_export.corners import (
@@ -52,8 +54,6 @@ from edgeae_export.verdict import verdict
 Quantize = Literal["none", Mode]
 QUANTIZE: tuple[Quantize, ...] = ("none", *get_args(Mode))
 Change = Callable[[onnx.ModelProto], onnx.ModelProto]
-MAX_PSNR_DB = 200.0
-"""What a PSNR without any difference is written as: JSON has no infinity."""
 MAX_RISE = 1e6
 """The same of the rise of an error that was nothing."""
 
@@ -90,6 +90,7 @@ def export(
     own_model: OwnModel = INFERRED,
     int8: Int8 = EVERYWHERE,
     rewrites: bool = True,
+    variants: bool | None = None,
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
@@ -113,6 +114,8 @@ def export(
         own_model: what the model's owner tells of it.
         int8: where 8 bits are wanted, and what they may cost.
         rewrites: False leaves the float32 graphs as torch and onnxsim make them, to compare with.
+        variants: whether further forms of the parts go along, of which `tune` chooses on the device; by default where
+            the target is not this machine.
         overwrite: whether an existing bundle at `out` may be replaced.
         on_progress: told the name of each stage when it begins.
 
@@ -159,21 +162,25 @@ def export(
         name: _float32_part(source, machine if rewrites else None, tell, ends.get(name))
         for name, source in sources.items()
     }
+    float32 = parts
     quantized = Quantized({name: part.compiled for name, part in parts.items()}, [], [])
     if quantize != "none":
         request = Request(quantize, int8.parts, limits, int8.max_drop is not None, machine)
         quantized = compile_in_int8(sources, parts, reference, images.calibration, request, tell)
         parts = {name: replace(part, compiled=quantized.parts[name]) for name, part in parts.items()}
+    before = {name: part.compiled for name, part in parts.items()}
     before_pixels = {name: part.model for name, part in parts.items()}
-    rounding = 0.0
-    if pixels == "uint8":
-        part, rounding = parts["decoder"], HALF_STEP
-        compiled = replace(part.compiled, model=emit_uint8(part.model))
-        parts["decoder"] = replace(part, compiled=compiled)
+    rounding = HALF_STEP if pixels == "uint8" else 0.0
 
-    if layout == "nhwc":
-        part = parts["encoder"]
-        parts["encoder"] = replace(part, compiled=replace(part.compiled, model=take_channels_last(part.model)))
+    def finished(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
+        if name == "encoder":
+            return take_channels_last(model) if layout == "nhwc" else model
+        return emit_uint8(model) if pixels == "uint8" else model
+
+    parts = {
+        name: replace(part, compiled=replace(part.compiled, model=finished(name, part.model)))
+        for name, part in parts.items()
+    }
 
     tell("check parity with torch")
     graphs = {name: part.model for name, part in parts.items()}
@@ -183,6 +190,24 @@ def export(
     peaks = output_peaks(reference, value_range.bounded)
     checks += [*corner_checks(corners, runs, kinds, rounding, peaks), finite_on_corners(corners, before_pixels)]
     require(checks, _advice(precision))
+
+    forms = NO_FORMS
+    if rewrites and (variants if variants is not None else not machine.here):
+        wanted = FormsRequest(
+            sources=sources,
+            float32=float32,
+            parts=before,
+            in_int8=quantized.in_int8,
+            calibration=images.calibration,
+            reference=reference,
+            corners=corners,
+            limits=limits,
+            rounding=rounding,
+            bounded=value_range.bounded,
+            target=machine,
+            finished=finished,
+        )
+        forms = make_variants(wanted, tell)
 
     tell("write the bundle")
     contents = BundleContents(
@@ -199,10 +224,14 @@ def export(
         rounding=rounding,
         golden_corners=golden_corners(corners, runs, kinds, rounding, peaks),
         limits=limits,
+        variants=forms.variants,
+        psnr_db=forms.psnr_db,
     )
     manifest = write_bundle(contents, out, overwrite=overwrite)
     sentence = verdict(quantized.comparisons, quality, quantized.told) if quantize != "none" else ""
+    sentence = " ".join(each for each in (sentence, forms.sentence) if each)
     notices = [*adapted.notices, *reference.notices, *([corners.notice] if corners.notice else []), *notices]
+    notices += forms.notices
     return ExportReport(Path(out), parts, checks, manifest, quality, quantized.comparisons, sentence, notices)
 
 

@@ -54,6 +54,6 @@ class ExportReport:
     comparisons: list[Comparison]
     """The int8 parts against float32, on this machine; empty for a float32 export."""
     verdict: str
-    """On size, speed and quality, and what was left in float; empty where no int8 was asked for."""
+    """On size, speed and quality, what was left in float, and what variants add; empty without int8 and variants."""
     notices: list[str]
     """What the user should know about the model that was given; usually empty."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from edgeae_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from edgeae_runtime.bundle.parts import Part
 
 
 def whole_number(value: object, what: str, least: int, most: int | None = None, why: str = "") -> int:
@@ -67,6 +71,23 @@ def names_of_parts(value: object) -> list[str] | None:
     if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"Got parts={_shown(value)}, expected names such as ('encoder', 'decoder'), or None for all.")
     return list(dict.fromkeys(names))
+
+
+def names_of_forms(value: object, parts: Mapping[str, Part]) -> dict[str, str]:
+    """The form asked for of each part; none for None.
+
+    Raises:
+        InputError: anything but a mapping from parts that there are to forms that they have.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(text, str) for each in value.items() for text in each):
+        raise InputError(f"Got variants={_shown(value)}, expected parts and forms such as {{'decoder': 'default'}}.")
+    for name, form in value.items():
+        if name not in parts:
+            raise InputError(f"Got a form of {name[:80]!r}, expected one of the bundle's parts: {', '.join(parts)}.")
+        parts[name].variant(form)
+    return dict(value)
 
 
 def _shown(value: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgeae_runtime.arguments import names_of_parts, seconds_or_none, seed_of, whole_number
+from edgeae_runtime.arguments import names_of_forms, names_of_parts, seconds_or_none, seed_of, whole_number
 from edgeae_runtime.arrays import Float32Array, as_array, as_latents, image_batch, latent_batch
 from edgeae_runtime.bundle.manifest import PARTS, Manifest
 from edgeae_runtime.bundle.parts import TensorSpec
 from edgeae_runtime.bundle.reader import Bundle, open_bundle
-from edgeae_runtime.bundle.thread_counts import read_tuning
+from edgeae_runtime.bundle.tuning import Choice, read_tuning
+from edgeae_runtime.bundle.variants import DEFAULT
 from edgeae_runtime.errors import BundleError, InputError, IntegrityError, ProviderError
 from edgeae_runtime.part import LoadedPart, in_chunks
 from edgeae_runtime.sessions.forks import SESSIONS
@@ -41,7 +42,7 @@ class Autoencoder:
     """
 
     def __init__(
-        self, bundle: Bundle, loaded: dict[str, LoadedPart], threads: dict[str, int], options: dict[str, Any]
+        self, bundle: Bundle, loaded: dict[str, LoadedPart], choices: dict[str, Choice], options: dict[str, Any]
     ) -> None:
         self.manifest: Manifest = bundle.manifest
         self.path: Path = bundle.path
@@ -50,8 +51,10 @@ class Autoencoder:
         self.nodes: dict[str, dict[str, int]] = {name: part.nodes for name, part in loaded.items()}
         """Per loaded part, how many of the graph's nodes each provider runs, by ONNX Runtime's own record; empty where
         it keeps none, before version 1.24."""
-        self.threads: dict[str, int] = threads
+        self.threads: dict[str, int] = {name: choice.threads for name, choice in choices.items()}
         """Per loaded part, the threads of a call."""
+        self.variants: dict[str, str] = {name: choice.form for name, choice in choices.items()}
+        """Per loaded part, the form that runs: a variant's name, or `default` for the part itself."""
         self._timeout_s: float | None = options["timeout_s"]
         self._loaded, self._options, self._process = loaded, options, os.getpid()
         self._source = {"path": str(bundle.path.resolve()), "root": str(bundle.root), "sha256": bundle.sha256}
@@ -68,6 +71,7 @@ class Autoencoder:
         spinning: bool = False,
         timeout_s: float | None = None,
         root: str | Path | None = None,
+        variants: Mapping[str, str] | None = None,
     ) -> Autoencoder:
         """Load a bundle; every byte is checked against the manifest before ONNX Runtime sees it.
 
@@ -83,16 +87,24 @@ class Autoencoder:
             timeout_s: seconds after which a call is ended, between two nodes of the graph, with TimeLimitError; by
                 default none, which costs nothing. Loading is not bounded by it.
             root: where links of the bundle may lead, as in `open_bundle`.
+            variants: the form of each part by name, `"default"` for the part itself; of a part that it does not name,
+                as by default, what `tune` found best for this bundle on this machine, or the part itself.
 
         Raises:
-            InputError: an argument of another type, or out of range.
+            InputError: an argument of another type, or out of range; a form that there is not.
             BundleError, IntegrityError: the bundle cannot be read or was changed.
             ProviderError: the provider is unknown or cannot run here.
         """
         if not isinstance(path, (str, os.PathLike)):
             raise InputError(f"Got a path of type {type(path).__name__}, expected the folder of a bundle.")
         return cls.from_bundle(
-            open_bundle(path, root=root), provider, parts=parts, threads=threads, spinning=spinning, timeout_s=timeout_s
+            open_bundle(path, root=root),
+            provider,
+            parts=parts,
+            threads=threads,
+            spinning=spinning,
+            timeout_s=timeout_s,
+            variants=variants,
         )
 
     @classmethod
@@ -105,6 +117,7 @@ class Autoencoder:
         threads: int | None = None,
         spinning: bool = False,
         timeout_s: float | None = None,
+        variants: Mapping[str, str] | None = None,
     ) -> Autoencoder:
         """As `load`, for a bundle that is already open."""
         if not isinstance(provider, str) or not isinstance(spinning, (bool, np.bool_)):
@@ -118,17 +131,18 @@ class Autoencoder:
         options: dict[str, Any] = {"provider": provider, "parts": asked, "threads": threads, "spinning": bool(spinning)}
         options["timeout_s"] = seconds_or_none(timeout_s)
         names = candidates(provider)
-        tuned = read_tuning(bundle.path) if threads is None else {}
-        threads_of = {part: tuned.get(part, 1) if threads is None else threads for part in wanted}
-        loaded = {}
         for part in wanted:
             if part not in bundle.manifest.parts:
                 raise _missing(part, bundle.manifest)
-            model = bundle.read_part(part)
-            session, name = _first_session(model, names, threads=threads_of[part], spinning=spinning)
+        choices = _choices(bundle, provider, wanted, threads, names_of_forms(variants, bundle.manifest.parts))
+        options["variants"] = {part: choice.form for part, choice in choices.items()}  # a copy must be the same
+        loaded = {}
+        for part, choice in choices.items():
+            model = bundle.read_part(part, choice.form)
+            session, name = _first_session(model, names, threads=choice.threads, spinning=spinning)
             names = names[names.index(name) :]  # what could not start for one part is not tried for the next
-            loaded[part] = LoadedPart(part, bundle.manifest.parts[part], session, name)
-        return cls(bundle, loaded, threads_of, options)
+            loaded[part] = LoadedPart(part, bundle.manifest.parts[part].form(choice.form), session, name)
+        return cls(bundle, loaded, choices, options)
 
     def close(self) -> None:
         """Free the sessions and their memory; a later call raises, here, in a forked child, and in a copy."""
@@ -384,6 +398,27 @@ class Autoencoder:
             if self._closed:
                 raise InputError("This autoencoder was closed. Load the bundle again.") from None
             raise _missing(name, self.manifest) from None
+
+
+def _choices(
+    bundle: Bundle, provider: str, parts: Sequence[str], threads: int | None, asked: Mapping[str, str]
+) -> dict[str, Choice]:
+    """The form and the threads of each part: as asked, else as tuned here, else the part itself on one thread."""
+    tuned = read_tuning(bundle, provider) if threads is None or not set(parts) <= asked.keys() else {}
+    choices = {}
+    for part in parts:
+        found = tuned.get(part, Choice())
+        form, record = found.form, bundle.manifest.parts[part].form(found.form).record
+        if part not in asked and form != DEFAULT and not bundle.has(record):
+            warnings.warn(
+                f"tune chose the form {form} of the {part}, but this copy of the bundle has no {record.file}: the "
+                f"{part} runs in its default form. Copy the bundle with its variants, or tune it again.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            form = DEFAULT
+        choices[part] = Choice(asked.get(part, form), found.threads if threads is None else threads)
+    return choices
 
 
 def _missing(part: str, manifest: Manifest) -> InputError:

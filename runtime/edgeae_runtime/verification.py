@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from edgeae_runtime.bundle.reader import open_bundle
+from edgeae_runtime.bundle.tuning import why_stale
 from edgeae_runtime.parity import require
 from edgeae_runtime.replay import TIMEOUT_S, verify_here
 
@@ -24,6 +26,8 @@ def verify(
     timeout_s: float = TIMEOUT_S,
 ) -> list[Check]:
     """Check a bundle's hashes, then run its golden inputs and compare with the torch model's recorded outputs.
+
+    Every variant of a part is verified like the part itself, by limits of its own.
 
     The inputs are run in batches of 1, 2, 3 and 7, so that an axis frozen by the export shows. Corners,
     where the bundle holds some (black, white, noise, zeros as a latent), have a limit each.
@@ -45,13 +49,22 @@ def verify(
         BundleError, ProviderError: the bundle cannot be run at all.
         IntegrityError: a file has other bytes than were exported, or running the graphs ended the process.
         TimeLimitError: it took longer than `timeout_s`.
+
+    Warns:
+        RuntimeWarning: variants are missing, or what `tune` chose is out of date and not used.
     """
     from pathlib import Path
 
     from edgeae_runtime import apart
 
     bundle = open_bundle(path, root=root)
-    sizes = [len(bundle.read_part(name)) for name in bundle.manifest.parts]
+    if stale := why_stale(bundle):
+        warnings.warn(
+            f"What tune chose for this bundle is not used: {stale}. Run edgeae-runtime tune again.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    sizes = [len(bundle.read_part(name, form)) for name in bundle.manifest.parts for form in bundle.forms(name)]
     bundle.read_golden()
     request: dict[str, Any] = {"path": str(Path(path).absolute()), "provider": provider, "threads": threads}
     request["root"] = None if root is None else str(Path(root).absolute())

@@ -35,6 +35,12 @@ def model() -> SmallModel:
 
 
 @pytest.fixture(scope="session")
+def new_model() -> type[SmallModel]:
+    """Makes the same, for fixtures that several tests share."""
+    return SmallModel
+
+
+@pytest.fixture(scope="session")
 def images() -> np.ndarray:
     """120 uint8 images with some structure: blurred noise."""
     noise = np.random.default_rng(0).random((120, 1, 20, 20))

@@ -14,7 +14,9 @@ from edgeae_runtime import Autoencoder, InputError, ParityError, open_bundle, ve
 
 
 def digest(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    """Every file's hash, by its place in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])

@@ -120,7 +120,7 @@ def test_an_exception_at_any_rename_leaves_one_of_them(target, monkeypatch, erro
     assert names(target.parent) == ["bundle"]
 
 
-def killed_at(step, target, how):
+def killed_at(step, target, how, new=NEW):
     """In a child: replace the folder, and die by SIGKILL before so many further steps on the disk."""
     left = [step]
 
@@ -140,7 +140,7 @@ def killed_at(step, target, how):
     swap._exchange = lambda one, other: False
     if how == "inside":
         os.chdir(target)
-    swap.replace_folder(target, NEW)
+    swap.replace_folder(target, new)
 
 
 @linux
@@ -176,6 +176,99 @@ def test_a_kill_at_every_step_without_the_exchange_is_mended_by_the_next_export(
     assert status == 0
     assert step > 15
     assert seen >= {(True, False), (True, True), (False, True)}, seen
+
+
+WITH_FORMS = Path(__file__).parents[1] / "runtime" / "bundles" / "variants"
+
+
+def with_forms(change):
+    """A bundle with variants; `change` takes a variant's content and gives another, under another name."""
+    raw = {path.relative_to(WITH_FORMS).as_posix(): path.read_bytes() for path in WITH_FORMS.rglob("*.*")}
+    if change:
+        document = json.loads(raw["manifest.json"])
+        kept, renamed = document["parts"]["decoder"]["variants"][:2]
+        del document["parts"]["decoder"]["variants"][2:]
+        raw = {n: c for n, c in raw.items() if "variants/decoder" not in n or n in (kept["file"], renamed["file"])}
+        raw[kept["file"]] += b"\0\0"
+        kept.update(bytes=len(raw[kept["file"]]), sha256=hashlib.sha256(raw[kept["file"]]).hexdigest())
+        raw["variants/other.onnx"] = raw.pop(renamed["file"])
+        renamed["file"] = "variants/other.onnx"
+        raw["manifest.json"] = json.dumps(document).encode()
+    return dict(sorted(raw.items(), key=lambda item: item[0] == "manifest.json"))
+
+
+def fill(folder, content):
+    for name, raw in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(raw)
+
+
+def content_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+FORMS_OLD, FORMS_NEW = with_forms(False), with_forms(True)
+WITHOUT = {name: raw for name, raw in FORMS_OLD.items() if "/" not in name}
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["beside", "inside"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(FORMS_OLD, FORMS_NEW), (FORMS_OLD, NEW), (OLD, FORMS_NEW), (WITHOUT, FORMS_NEW)],
+    ids=["both with variants", "from variants", "to variants", "from a copy without its variants"],
+)
+def test_a_kill_at_every_step_leaves_one_of_two_bundles_with_variants(target, how, before, after):
+    for step in range(200):
+        shutil.rmtree(target)
+        fill(target, before)
+        child = os.fork()
+        if child == 0:
+            try:
+                killed_at(step, target, how, after)
+                os._exit(0)
+            finally:
+                os._exit(3)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, -signal.SIGKILL)
+        swap.put_back(target)
+        assert content_of(target) in (before, after), step
+        assert names(target.parent) == ["bundle"]
+        if status == 0:
+            break
+    assert content_of(target) == after
+
+
+def test_what_is_not_a_variant_among_variants_is_left_alone(target):
+    shutil.rmtree(target)
+    fill(target, FORMS_OLD)
+    check_target(target, overwrite=True)
+    (target / "variants" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"variants/notes\.txt"):
+        check_target(target, overwrite=True)
+    swap.replace_folder(target, FORMS_NEW)
+    assert content_of(target) == FORMS_NEW
+
+
+@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_variants_in_the_working_folder_come_back_after_any_exception(target, monkeypatch, error, step):
+    shutil.rmtree(target)
+    fill(target, FORMS_OLD)
+    monkeypatch.chdir(target)
+    calls, replace = [], Path.replace
+
+    def replaced(path, to):
+        calls.append(path)
+        if len(calls) == step + 1:
+            raise error
+        return replace(path, to)
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    with pytest.raises(type(error)):
+        swap.replace_folder(Path(), FORMS_NEW)
+    assert content_of(target) == FORMS_OLD
 
 
 def test_the_only_whole_bundle_is_put_back_and_not_deleted(target):

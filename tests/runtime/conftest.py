@@ -72,7 +72,8 @@ def replace_file(broken: Path) -> Callable[[str, bytes], Path]:
         (broken / name).write_bytes(raw)
         path = broken / "manifest.json"
         document = json.loads(path.read_text())
-        for record in (*document["parts"].values(), document["golden"]):
+        parts = document["parts"].values()
+        for record in (*parts, document["golden"], *(form for part in parts for form in part.get("variants", ()))):
             if record["file"] == name:
                 record.update(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw))
         path.write_text(json.dumps(document))

@@ -4,8 +4,8 @@
 
 Six kinds in turn: bytes flipped in a file (the hash tells); the manifest's document changed; and with the new hash
 recorded as a forger would: bytes flipped in a graph, a field of the graph's protobuf changed (`fuzz_fields.py`), the
-archive of golden vectors changed, and the record of tuned threads. What a signed-for file computes is the signer's: the
-forged kinds must only never crash, hang, eat memory, or raise what is not an `EdgeAEError`. Cases run in a worker
+archive of golden vectors changed, and the record of what was tuned. What a signed-for file computes is the signer's:
+the forged kinds must only never crash, hang, eat memory, or raise what is not an `EdgeAEError`. Cases run in a worker
 process, so that a crash is seen, attributed and counted.
 """
 
@@ -133,25 +133,22 @@ def forge(folder: Path, name: str, raw: bytes) -> None:
     """Replace a file and record its new hash."""
     (folder / name).write_bytes(raw)
     document = json.loads((folder / "manifest.json").read_text())
-    for record in (*document["parts"].values(), document["golden"]):
+    parts = document["parts"].values()
+    for record in (*parts, document["golden"], *(form for part in parts for form in part.get("variants", ()))):
         if record["file"] == name:
             record.update(bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest())
     (folder / "manifest.json").write_text(json.dumps(document))
 
 
 def tuning(folder: Path, rng: random.Random) -> bytes:
-    """A record of threads as `tune` writes it, changed."""
-    from edgeae_runtime.bundle.thread_counts import SCHEMA, SCHEMA_VERSION, machine_fingerprint
+    """A record of forms and threads as `tune` writes it, changed."""
+    from edgeae_runtime.bundle.tuning import Choice, tuning_document
 
-    document: object = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "machine": machine_fingerprint(),
-        "threads": {"encoder": 1, "decoder": 1},
-        "median_us": {},
-    }
+    bundle = open_bundle(folder)
+    choices = {name: Choice(rng.choice(part.forms)) for name, part in bundle.manifest.parts.items()}
+    document: object = tuning_document(bundle, "cpu", choices)
     raw = json.dumps(mutate_document(document, rng)).encode(errors="replace")
-    special = (b"[" * 60_000, b"1e999", b'{"threads": {"encoder": Infinity}}', b"\xff\xfe", mutate_bytes(raw, rng), raw)
+    special = (b"[" * 60_000, b"1e999", b'{"parts": {"encoder": Infinity}}', b"\xff\xfe", mutate_bytes(raw, rng), raw)
     return rng.choice(special)
 
 
@@ -161,10 +158,11 @@ def prepare(folder: Path, case: int, seed: int, bundles: Path = BUNDLES) -> str:
     kind = KINDS[case % len(KINDS)]
     shutil.copytree(rng.choice(sorted(path for path in bundles.iterdir() if path.is_dir())), folder)
     manifest = folder / "manifest.json"
-    part = rng.choice(("encoder", "decoder"))
-    graph = (folder / f"{part}.onnx").read_bytes()
+    graphs = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.onnx"))
+    part = rng.choice(graphs)
+    graph = (folder / part).read_bytes()
     if kind == "bytes":
-        path = folder / rng.choice(("encoder.onnx", "decoder.onnx", "golden.npz", "manifest.json"))
+        path = folder / rng.choice((*graphs, "golden.npz", "manifest.json"))
         path.write_bytes(mutate_bytes(path.read_bytes(), rng))
     elif kind == "manifest":
         document = json.loads(manifest.read_text())
@@ -172,9 +170,9 @@ def prepare(folder: Path, case: int, seed: int, bundles: Path = BUNDLES) -> str:
             document = mutate_document(document, rng)
         manifest.write_text(json.dumps(document))
     elif kind == "forged bytes":
-        forge(folder, f"{part}.onnx", mutate_bytes(graph, rng))
+        forge(folder, part, mutate_bytes(graph, rng))
     elif kind == "fields":
-        forge(folder, f"{part}.onnx", mutate_fields(graph, rng))
+        forge(folder, part, mutate_fields(graph, rng))
     elif kind == "golden":
         forge(folder, "golden.npz", mutate_golden((folder / "golden.npz").read_bytes(), rng))
     else:

@@ -1,6 +1,6 @@
 """Makes the bundles of tests/runtime: `python tests/runtime/make_bundles.py`.
 
-A small model with random weights, scaled so that its images are not flat.
+A small model with random weights, scaled so that its images are not flat; `variants` has further forms of its parts.
 """
 
 import shutil
@@ -31,11 +31,12 @@ class Model:
 
 
 def main() -> None:
-    """Write both bundles anew."""
+    """Write the bundles anew."""
     images = load_images("sample").train_images[:400, :, 6:22, 6:22]
-    for name, quantize in (("float32", "none"), ("int8", "int8")):
+    for name, quantize in (("float32", "none"), ("int8", "int8"), ("variants", "int8")):
         shutil.rmtree(HERE / "bundles" / name, ignore_errors=True)
-        export(Model(), HERE / "bundles" / name, quantize=quantize, calibration=images, target="x86-vnni")
+        options = {"quantize": quantize, "target": "x86-vnni", "variants": name == "variants"}
+        export(Model(), HERE / "bundles" / name, calibration=images, **options)
 
 
 if __name__ == "__main__":

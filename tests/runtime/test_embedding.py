@@ -20,7 +20,7 @@ from edgeae_runtime import (
     open_bundle,
     part,
 )
-from edgeae_runtime.bundle import thread_counts
+from edgeae_runtime.bundle import tuning as record
 from edgeae_runtime.machine import usable_cores
 from edgeae_runtime.measure import tune as tuning
 from edgeae_runtime.sessions import providers
@@ -167,13 +167,13 @@ def test_closing(bundle):
 
 def test_tuning_is_measured_stored_and_used(broken):
     document = tuning.tune(broken)
-    assert set(document["threads"]) == {"encoder", "decoder"}
-    assert set(document["median_us"]["decoder"]) >= {"1"}
-    assert Autoencoder.load(broken).threads == document["threads"]
+    assert set(document["parts"]) == {"encoder", "decoder"}
+    assert {row["threads"] for row in document["measured"]["decoder"]} >= {1}
+    assert Autoencoder.load(broken).threads == {part: each["threads"] for part, each in document["parts"].items()}
     assert Autoencoder.load(broken, threads=1).threads == {"encoder": 1, "decoder": 1}
-    path = broken / thread_counts.TUNING_FILE
+    path = broken / record.TUNING_FILE
     stored = json.loads(path.read_text())
-    stored["threads"]["decoder"] = usable_cores()
+    stored["parts"]["decoder"]["threads"] = usable_cores()
     path.write_text(json.dumps(stored))
     assert Autoencoder.load(broken).threads["decoder"] == usable_cores()
 
@@ -182,28 +182,51 @@ def test_tuning_is_measured_stored_and_used(broken):
     "change",
     [
         lambda d: d["machine"].update(processor="another"),
-        lambda d: d["threads"].update(decoder=100_000),
-        lambda d: d["threads"].update(decoder="all"),
-        lambda d: d.update(threads=[2]),
+        lambda d: d["parts"]["decoder"].update(threads=100_000),
+        lambda d: d["parts"]["decoder"].update(threads="all"),
+        lambda d: d["parts"]["decoder"].update(form="other"),
+        lambda d: d["parts"]["decoder"].update(form=["default"]),
+        lambda d: d.update(parts=[2]),
+        lambda d: d.update(provider="cuda"),
+        lambda d: d.update(manifest_sha256="0" * 64),
         lambda d: d.update(schema_version=99),
         lambda d: d.clear(),
     ],
 )
 def test_a_tuning_from_elsewhere_is_ignored(broken, change):
-    stored = {
-        "schema_version": thread_counts.SCHEMA_VERSION,
-        "machine": thread_counts.machine_fingerprint(),
-        "threads": {"decoder": 1},
-    }
+    most = usable_cores()
+    stored = record.tuning_document(open_bundle(broken), "cpu", {"decoder": record.Choice(threads=most)})
+    (broken / record.TUNING_FILE).write_text(json.dumps(stored))
+    assert Autoencoder.load(broken).threads == {"encoder": 1, "decoder": most}
     change(stored)
-    (broken / thread_counts.TUNING_FILE).write_text(json.dumps(stored))
+    (broken / record.TUNING_FILE).write_text(json.dumps(stored))
     assert Autoencoder.load(broken).threads == {"encoder": 1, "decoder": 1}
 
 
+def best(*rows, pair=0.0):
+    """The choice among rows of form, threads, cost and noise."""
+    measured = [tuning.Measured(record.Choice(form, threads), cost, noise) for form, threads, cost, noise in rows]
+    found = tuning.ranked(measured, pair)
+    return found[0].choice.form, found[0].choice.threads
+
+
 def test_a_second_thread_must_be_worth_its_core():
-    assert tuning.best_count({"1": 50.0, "2": 48.0}) == 1
-    assert tuning.best_count({"1": 50.0, "2": 30.0, "4": 28.0}) == 2
-    assert tuning.best_count({"1": 50.0, "2": 30.0, "4": 15.0}) == 4
+    def threads(*costs, noise=0.01):
+        return best(*(("default", count, cost, noise) for count, cost in zip((1, 2, 4), costs, strict=False)))[1]
+
+    assert threads(50.0, 48.0) == 1
+    assert threads(50.0, 30.0, 28.0) == 2
+    assert threads(50.0, 30.0, 15.0) == 4
+    assert threads(50.0, 40.0, noise=0.2) == 1
+
+
+def test_another_form_must_really_be_faster():
+    assert best(("default", 1, 50.0, 0.01), ("other", 1, 45.0, 0.01)) == ("other", 1)
+    assert best(("default", 1, 50.0, 0.06), ("other", 1, 45.0, 0.06)) == ("default", 1)
+    assert best(("default", 1, 50.0, 0.01), ("other", 1, 45.0, 0.01), pair=0.1) == ("default", 1)
+    assert best(("default", 1, 50.0, 0.01), ("other", 1, 60.0, 0.01), ("other", 2, 47.0, 0.01)) == ("default", 1)
+    assert best(("default", 1, 50.0, 0.01), ("other", 1, 60.0, 0.01), ("other", 2, 30.0, 0.01)) == ("other", 2)
+    assert best(("default", 1, 50.0, 0.0), ("slow", 1, 40.0, 0.0), ("fast", 1, 30.0, 0.0)) == ("fast", 1)
 
 
 def test_auto_says_once_what_could_not_start(bundle, monkeypatch):

@@ -283,16 +283,14 @@ def test_a_file_that_is_mounted_by_itself_is_written(tmp_path):
 @posix
 def test_tune_does_not_follow_a_link_that_came_with_the_bundle(broken, tmp_path, monkeypatch):
     """`--json` follows the user's own links; a bundle's `tuning.json` is a stranger's."""
-    from edgeae_runtime.measure import timing
     from edgeae_runtime.measure import tune as tuning
+    from edgeae_runtime.measure.timing import Latency
 
     (tmp_path / "precious").write_bytes(b"mine")
     (broken / "tuning.json").symlink_to(tmp_path / "precious")
 
-    class Quick:
-        median_us = 1.0
-
-    monkeypatch.setattr(timing, "interleave", lambda calls: {name: Quick() for name in calls})
+    quick = Latency(np.ones(7), np.ones(7))
+    monkeypatch.setattr(tuning, "interleave", lambda calls: dict.fromkeys(calls, quick))
     tuning.tune(broken)
     assert (tmp_path / "precious").read_bytes() == b"mine"
     assert not (broken / "tuning.json").is_symlink()

@@ -1,6 +1,8 @@
 """What an application leans on when hasty or under attack: memory for every dtype, arguments of any type, limits of
 time, telemetry, lying graphs."""
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -12,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeae_runtime import Autoencoder, BundleError, InputError, TimeLimitError
-from edgeae_runtime.bundle import thread_counts
+from edgeae_runtime import Autoencoder, BundleError, InputError, TimeLimitError, open_bundle
+from edgeae_runtime.bundle import tuning
+from edgeae_runtime.machine import usable_cores
 from edgeae_runtime.measure.cold_start import process
 
 SAME = 1e-6  # another batch size sums in another order: a few roundings of values near one
@@ -269,16 +272,17 @@ def test_measuring_a_start_runs_nothing_of_the_current_folder(tmp_path):
     "kind", ["fifo", "link", "device", "folder", "deep", "huge", "infinite", "text", "bool", "float", "long"]
 )
 def test_no_tuning_hinders_loading(broken, kind, tmp_path):
-    path: Path = broken / thread_counts.TUNING_FILE
-    whole = {"schema_version": 1, "machine": thread_counts.machine_fingerprint(), "threads": {"decoder": 1}}
+    path: Path = broken / tuning.TUNING_FILE
+    most, entry = usable_cores(), {"form": "default", "threads": usable_cores()}
+    whole = tuning.tuning_document(open_bundle(broken), "cpu", {"decoder": tuning.Choice(threads=most)})
     text = {
         "deep": "[" * 60_000,
         "infinite": '{"schema_version": 1, "threads": Infinity}',
         "huge": '{"schema_version": 1e999}',
         "text": "\udcff",
-        "bool": repr(whole | {"threads": {"decoder": True}}).replace("'", '"').replace("True", "true"),
-        "float": repr(whole | {"threads": {"decoder": 1e999}}).replace("'", '"').replace("inf", "1e999"),
-        "long": " " * (1 << 17) + "{}",
+        "bool": json.dumps(whole | {"parts": {"decoder": entry | {"threads": True}}}),
+        "float": json.dumps(whole | {"parts": {"decoder": entry | {"threads": math.inf}}}).replace("Infinity", "1e999"),
+        "long": " " * (1 << 19) + json.dumps(whole),
     }.get(kind)
     if text is not None:
         path.write_bytes(text.encode(errors="surrogateescape"))

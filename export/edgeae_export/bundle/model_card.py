@@ -54,6 +54,11 @@ def _parts(document: Mapping[str, Any]) -> str:
             f"| {name} | `{part['file']}` | {part['bytes']:,} | {part['precision']} | "
             f"{eight_bit} of {len(part['layers'])} |"
         )
+        rows += [
+            f"| {name}, {form['name']} | `{form['file']}` | {form['bytes']:,} | {form['precision']} | "
+            f"{sum(layer['precision'] == 'int8' for layer in form['layers'])} of {len(form['layers'])} |"
+            for form in part.get("variants", ())
+        ]
     return "\n".join(rows)
 
 

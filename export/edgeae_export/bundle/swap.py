@@ -26,9 +26,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from edgeae_runtime.bundle.manifest import MANIFEST_FILE
-from edgeae_runtime.bundle.reader import Bundle, open_bundle
+from edgeae_runtime.bundle.reader import open_bundle
+from edgeae_runtime.bundle.variants import VARIANTS_FOLDER
 from edgeae_runtime.errors import EdgeAEError, InputError
-from edgeae_runtime.files.file_record import FileRecord
 from edgeae_runtime.files.writing import claimed, held, sync_folder, temporary_folder
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -77,11 +77,15 @@ def put_back(target: Path) -> None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file that a bundle's manifest names is there, with its recorded bytes."""
+    """Whether every file that a bundle's manifest names is there, with its recorded bytes.
+
+    Variants may be missing, for a copy may leave them out; they are written before the manifest.
+    """
     try:
         bundle = open_bundle(folder)
-        for record in _records(bundle):
-            bundle.read(record)
+        for record in bundle.manifest.records:
+            if bundle.has(record) or not record.file.startswith(VARIANTS_FOLDER):
+                bundle.read(record)
     except (EdgeAEError, OSError):
         return False
     return True
@@ -112,6 +116,7 @@ def check_writable(target: Path) -> None:
 
 def _replace_inside(target: Path, files: Mapping[str, bytes]) -> None:
     """Case 4. All old files get a second name in `old` first, so that they can come back."""
+    entries = {name.split("/")[0] for name in files}
     with temporary_folder(target, _INSIDE, "") as folder:
         new, old = folder / "new", folder / "old"
         for each in (new, old):
@@ -124,14 +129,14 @@ def _replace_inside(target: Path, files: Mapping[str, bytes]) -> None:
         with _interrupts_wait():
             try:
                 for path in before:
-                    if path.name not in files:  # a tuning or a signature of the old bundle
+                    if path.name not in entries:  # a tuning or a signature of the old bundle
                         _remove(path)
                 _take_places(new, target)
             except BaseException:
                 _go_back(old, target)
-                for name in files:
-                    if not (old / name).exists():
-                        (target / name).unlink(missing_ok=True)
+                for name in entries:
+                    if not (old / name).exists() and (target / name).exists():
+                        _remove(target / name)
                 raise
 
 
@@ -149,9 +154,10 @@ def _finish(target: Path, leftover: Path) -> None:
 def _go_back(old: Path, target: Path) -> None:
     """Put the old files in their places; they also stay where they are, should this be cut short too."""
     for path in _in_order(old):
-        if path.is_dir():
-            if not (target / path.name).exists():
-                _copy(path, target / path.name)
+        if path.is_dir():  # the new one may be there, or a part of the old one
+            if (target / path.name).exists():
+                _remove(target / path.name)
+            _copy(path, target / path.name)
             continue
         copy = old.parent / path.name
         copy.unlink(missing_ok=True)
@@ -162,6 +168,8 @@ def _go_back(old: Path, target: Path) -> None:
 
 def _take_places(new: Path, target: Path) -> None:
     for path in _in_order(new):
+        if path.is_dir() and (target / path.name).exists():
+            _remove(target / path.name)
         path.replace(target / path.name)
     sync_folder(target)
 
@@ -241,6 +249,7 @@ def _exchange(one: Path, other: Path) -> bool:
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, raw in files.items():
         try:
+            (folder / name).parent.mkdir(exist_ok=True)
             with (folder / name).open("wb") as file:
                 file.write(raw)
                 file.flush()
@@ -248,13 +257,8 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         except OSError as error:  # a full disk does not say which
             error.filename = error.filename or os.fspath(folder.parent)
             raise
-    sync_folder(folder)
-
-
-def _records(bundle: Bundle) -> Iterator[FileRecord]:
-    manifest = bundle.manifest
-    yield from (part.record for part in manifest.parts.values())
-    yield manifest.golden
+    for each in (*_folders(folder), folder):
+        sync_folder(each)
 
 
 def _prefix(target: Path) -> str:

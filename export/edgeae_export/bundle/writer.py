@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from edgeae_runtime.bundle.golden_limits import limits_document
-from edgeae_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest, parse_manifest
-from edgeae_runtime.bundle.parts import PIXEL_RANGE, LatentSpace, Layer, Layout, Part, Pixels, TensorSpec
+from edgeae_runtime.bundle.layers import Layer
+from edgeae_runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, PLAIN_VERSION, Manifest, parse_manifest
+from edgeae_runtime.bundle.parts import PIXEL_RANGE, LatentSpace, Layout, Part, Pixels, TensorSpec
 from edgeae_runtime.bundle.preprocessing import Preprocessing
 from edgeae_runtime.bundle.reader import open_bundle
+from edgeae_runtime.bundle.variants import VARIANTS_FOLDER, Variant
 from edgeae_runtime.errors import BundleError, InputError, shown
 from edgeae_runtime.files.documents import json_bytes
 from edgeae_runtime.files.file_record import record_of
 from edgeae_runtime.parity import Check
-from onnx import TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from edgeae_export.bundle.model_card import model_card
 from edgeae_export.bundle.swap import check_writable, put_back, replace_folder
+from edgeae_export.bundle.variants import Form
 from edgeae_export.compiler import Compiled
 from edgeae_export.corners import ShippedCorners
 from edgeae_export.graph.executed import executed_layers
@@ -35,13 +38,13 @@ from edgeae_export.graph.running import (
 )
 from edgeae_export.int8.fitting import Fitted
 from edgeae_export.modules.images import GOLDEN_IMAGES
-from edgeae_export.parity import COMMON_LIMITS, Int8Limits, limit_on_few
+from edgeae_export.parity import COMMON_LIMITS, Int8Limits, golden_limits
 from edgeae_export.reference import Reference
 from edgeae_export.targets import Target
 from edgeae_export.value_range import ValueRange
 
 _TOOLS = ("edgeae", "edgeae-runtime", "torch", "onnx", "onnxruntime", "onnxsim", "numpy")
-_BESIDE = ("README.md", "tuning.json", "variants", "model.sig", ".DS_Store", "Thumbs.db", "desktop.ini")
+_BESIDE = ("README.md", "tuning.json", VARIANTS_FOLDER, "model.sig", ".DS_Store", "Thumbs.db", "desktop.ini")
 """What else lies in a bundle's folder: written by `export`, `tune` and `sign`, or by a file manager."""
 
 
@@ -67,6 +70,10 @@ class BundleContents:
     """What travels with the bundle beside real images."""
     limits: Int8Limits = COMMON_LIMITS
     """What int8 was allowed to cost."""
+    variants: Mapping[str, Sequence[Form]] = field(default_factory=dict)
+    """Per part, its further forms."""
+    psnr_db: Mapping[str, float] = field(default_factory=dict)
+    """Per part, the PSNR that those of its variants compare with."""
 
 
 def check_target(out: str | Path, *, overwrite: bool) -> None:
@@ -101,13 +108,15 @@ def _check_is_ours(target: Path) -> None:
         manifest = open_bundle(target).manifest
     except BundleError as error:
         raise InputError(f"The folder {target} is not a bundle, {alone} Its {MANIFEST_FILE}: {error}") from error
-    records = (manifest.golden, *(part.record for part in manifest.parts.values()))
-    ours = {MANIFEST_FILE, *_BESIDE, *(record.file for record in records)}
+    ours = {MANIFEST_FILE, *_BESIDE, *(record.file for record in manifest.records)}
     strangers = sorted(
         path.name
         for path in target.iterdir()
-        if (path.name not in ours and path.suffix != ".sig") or path.is_dir() != (path.name == "variants")
+        if (path.name not in ours and path.suffix != ".sig") or path.is_dir() != (path.name == VARIANTS_FOLDER)
     )
+    if not strangers and (target / VARIANTS_FOLDER).is_dir():
+        inside = (f"{VARIANTS_FOLDER}/{path.name}" for path in (target / VARIANTS_FOLDER).iterdir())
+        strangers = sorted(name for name in inside if name not in ours and Path(name).name not in _BESIDE[-3:])
     if strangers:
         named = ", ".join(shown(name) for name in strangers[:5]) + (", …" if len(strangers) > 5 else "")
         raise InputError(f"The folder {target} holds what is not a bundle's ({named}), {alone}")
@@ -124,6 +133,10 @@ def write_bundle(contents: BundleContents, out: str | Path, *, overwrite: bool) 
     files = {f"{name}.onnx": part.model.SerializeToString() for name, part in contents.parts.items()}
     for name in contents.parts:
         check_guarded(files[f"{name}.onnx"], name)
+        files |= {
+            variant_file(name, form): form.compiled.model.SerializeToString()
+            for form in contents.variants.get(name, ())
+        }
     files["golden.npz"] = _golden_bytes(contents)
     document = _document(contents, files)
     files[MANIFEST_FILE] = json_bytes(document)
@@ -139,13 +152,15 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
     flat = reference.latents.reshape(len(reference.latents), -1)
     low, high = np.percentile(flat, (1, 99), axis=0).tolist() if contents.real_images else (None, None)
     latent = LatentSpace(tuple(reference.latents.shape[1:]), contents.prior, low, high)
+    precision = {name: part.precision for name, part in contents.parts.items()}
     return {
         "format_version": _format_version(contents),
         "parts": {name: _part(name, part, files, contents) for name, part in contents.parts.items()},
         "golden": {
             **record_of("golden.npz", files["golden.npz"]).as_document(),
             **limits_document(
-                _golden_limits(contents), contents.golden_corners.record if contents.golden_corners else None
+                golden_limits(precision, reference, contents.rounding, contents.limits),
+                contents.golden_corners.record if contents.golden_corners else None,
             ),
         },
         "preprocessing": contents.preprocessing.as_document() | {"model_range": contents.value_range.as_document()},
@@ -164,28 +179,63 @@ def _document(contents: BundleContents, files: Mapping[str, bytes]) -> dict[str,
 
 def _format_version(contents: BundleContents) -> int:
     """The oldest that says everything, so that older runtimes read what they can run."""
-    return FORMAT_VERSION if takes_pixels(contents.parts["encoder"].model) else 2
+    new = any(contents.variants.values()) or takes_pixels(contents.parts["encoder"].model)
+    return FORMAT_VERSION if new else PLAIN_VERSION
 
 
 def _part(name: str, part: Compiled, files: Mapping[str, bytes], contents: BundleContents) -> dict[str, Any]:
     graph = part.model
+    forms = contents.variants.get(name, ())
     described = Part(
         record=record_of(f"{name}.onnx", files[f"{name}.onnx"]),
         precision=part.precision,
-        opset=next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")),
+        opset=_opset(graph),
         ir_version=graph.ir_version,
         inputs=_tensors(graph.graph.input, contents, "nhwc" if takes_channels_last(graph) else "nchw"),
         outputs=_tensors(graph.graph.output, contents),
-        layers=tuple(Layer(layer.name, layer.op, layer.precision) for layer in executed_layers(graph)),
+        layers=_layers(graph),
+        variants=tuple(_variant(form, variant_file(name, form), files) for form in forms),
+        psnr_db=contents.psnr_db.get(name),
     )
+    document = described.as_document()
+    for form, entry in zip(forms, document.get("variants", ()), strict=True):
+        entry["plan"] = form.compiled.plan
     return {
-        **described.as_document(),
+        **document,
         "parameters": parameter_count(graph),
         "operators": operator_counts(graph),
         "plan": part.plan,
         "rewrites": [asdict(decision) for decision in part.decisions],
         "kept_in_float": dict(part.kept),
     }
+
+
+def variant_file(part: str, form: Form) -> str:
+    """Where a further form of a part lies in the bundle's folder."""
+    return f"{VARIANTS_FOLDER}/{part}-{form.name}.onnx"
+
+
+def _variant(form: Form, file: str, files: Mapping[str, bytes]) -> Variant:
+    graph = form.compiled.model
+    return Variant(
+        name=form.name,
+        record=record_of(file, files[file]),
+        precision=form.compiled.precision,
+        opset=_opset(graph),
+        ir_version=graph.ir_version,
+        layers=_layers(graph),
+        limits=form.limits,
+        corners=form.corners,
+        psnr_db=form.psnr_db,
+    )
+
+
+def _opset(graph: ModelProto) -> int:
+    return int(next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")))
+
+
+def _layers(graph: ModelProto) -> tuple[Layer, ...]:
+    return tuple(Layer(layer.name, layer.op, layer.precision) for layer in executed_layers(graph))
 
 
 def _quantization(contents: BundleContents) -> dict[str, Any] | None:
@@ -209,19 +259,6 @@ def _fitted(fitted: Fitted) -> dict[str, Any]:
         "ranges": [
             {"activations": list(group), "low": low, "high": high} for group, (low, high) in fitted.ranges.items()
         ],
-    }
-
-
-def _golden_limits(contents: BundleContents) -> dict[str, dict[str, float]]:
-    encoder, decoder = contents.parts["encoder"].precision, contents.parts["decoder"].precision
-    both = "int8" if "int8" in (encoder, decoder) else "float32"
-    precision = {"latent": encoder, "image": decoder, "reconstruction": both}
-    if contents.reference.log_variances is not None:
-        precision["log_variance"] = encoder
-    noise, rounding = contents.reference.noise, {"latent": 0.0, "log_variance": 0.0}
-    return {
-        output: dict([limit_on_few(kind, noise[output], rounding.get(output, contents.rounding), contents.limits)])
-        for output, kind in precision.items()
     }
 
 

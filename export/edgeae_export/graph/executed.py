@@ -16,7 +16,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime as ort
-from edgeae_runtime.bundle.parts import Precision
+from edgeae_runtime.bundle.layers import Precision
 
 from edgeae_export.graph.running import WEIGHTED_OPS
 

@@ -130,6 +130,19 @@ def fit(folded: onnx.ModelProto, plan: Plan, inputs: Float32Array, target: Targe
     return judge.best([best, *(each for group in plain for each in group)])
 
 
+def fit_plainly(folded: onnx.ModelProto, plan: Plan, inputs: Float32Array, target: Target, strength: float) -> Fitted:
+    """As `fit`, for a form that is only one of several: plain ranges and rounded weights, without any search.
+
+    Args:
+        folded, plan, inputs, target: as in `fit`.
+        strength: of the equalisation, as the search of another form found it.
+    """
+    fitted_to, judging = split(folded, inputs)
+    judge = Judge(folded, fitted_to, judging, target)
+    group = _plain(Equalizer(folded, fitted_to), plan, fitted_to, strength)
+    return judge.best([judge.safest(group), judge.safest(_rounded(group, fitted_to, target))])
+
+
 def split(model: onnx.ModelProto, inputs: Float32Array) -> tuple[Float32Array, Float32Array]:
     """The inputs that are fitted to, and those that judge: apart, unless there are too few, and as many as the work
     allows."""

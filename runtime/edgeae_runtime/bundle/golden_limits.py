@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 GOLDEN_OUTPUTS = ("latent", "log_variance", "image", "reconstruction")
 GOLDEN_METRICS = ("max_abs", "psnr_db")
+CornerLimits = Mapping[str, Mapping[str, tuple[float, ...]]]
+"""Per output: the metric's name and its limit on each corner."""
 MAX_GOLDEN = 64
 """Most golden images, and most corners."""
 
@@ -25,8 +27,7 @@ class GoldenCorners:
     """What each corner is, those of images first; at most `MAX_GOLDEN`."""
     images: int
     """How many of them are images; the others are latents only."""
-    limits: Mapping[str, Mapping[str, tuple[float, ...]]]
-    """Per output: the metric's name and its limit on each corner."""
+    limits: CornerLimits
 
     @classmethod
     def of(cls, entries: Entries) -> GoldenCorners:
@@ -37,16 +38,30 @@ class GoldenCorners:
             raise entries.error(
                 f"has {images} images among {len(names)} names in {where}, expected 1 to {MAX_GOLDEN} names"
             )
-        limits: dict[str, dict[str, tuple[float, ...]]] = {}
-        for output, metrics in _outputs(entries):
-            count = len(names) if output == "image" else images
-            limits[output] = {}
-            for metric in metrics.document:
-                numbers = metrics.numbers(metric, MAX_NUMBER) if metric in metrics else ()
+        limits = corner_limits_of(entries)
+        corners = cls(names, images, limits)
+        if wrong := corners.misfit(limits):
+            raise entries.error(wrong)
+        return corners
+
+    def misfit(self, limits: CornerLimits) -> str:
+        """What is wrong with limits for these corners, for an error; empty if nothing is."""
+        for output, metrics in limits.items():
+            count = len(self.names) if output == "image" else self.images
+            for metric, numbers in metrics.items():
                 if len(numbers) != count:
-                    raise entries.error(f"has {len(numbers)} numbers for {metrics.place(metric)}, expected {count}")
-                limits[output][metric] = numbers
-        return cls(names, images, limits)
+                    return f"has {len(numbers)} numbers for the corners' {output}.{metric}, expected {count}"
+        return ""
+
+
+def corner_limits_of(entries: Entries) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Per output, the metric's name and its limit on each corner; the document's own error where that cannot be."""
+    return {
+        output: {
+            metric: metrics.numbers(metric, MAX_NUMBER) if metric in metrics else () for metric in metrics.document
+        }
+        for output, metrics in _outputs(entries)
+    }
 
 
 def limits_of(golden: Entries) -> dict[str, dict[str, float]]:

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from edgeae_runtime.bundle.golden_limits import GoldenCorners, limits_of
 from edgeae_runtime.bundle.parts import MAX_MODEL_BYTES, LatentSpace, Part
 from edgeae_runtime.bundle.preprocessing import Preprocessing
+from edgeae_runtime.bundle.variants import Variant
 from edgeae_runtime.errors import BundleError
 from edgeae_runtime.files.documents import Document, Entries
 from edgeae_runtime.files.file_record import FileRecord
 
 FORMAT_VERSION = 3
-"""2 added latents that are feature maps, the encoder's log-variance, and images of any number of axes; 3 encoders that
-take uint8 pixels."""
+"""2 added latents that are feature maps, the encoder's log-variance, and images of any number of axes; 3 variants, and
+encoders that take uint8 pixels."""
+PLAIN_VERSION = 2
+"""What a bundle without these two is still written as, so that older runtimes read it."""
 READABLE_VERSIONS = (1, 2, 3)
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
@@ -51,6 +54,13 @@ class Manifest:
     def variational(self) -> bool:
         """Whether the encoder gives the log-variance beside the mean."""
         return "encoder" in self.parts and len(self.parts["encoder"].outputs) == 2
+
+    @property
+    def records(self) -> tuple[FileRecord, ...]:
+        """Every file that the bundle consists of beside the manifest, those of variants last."""
+        parts = self.parts.values()
+        variants = (variant.record for part in parts for variant in part.variants)
+        return (*(part.record for part in parts), self.golden, *variants)
 
     def entries(self, key: str) -> Entries:
         """What the document says under a key, each entry checked when it is taken; empty where it says nothing."""
@@ -122,11 +132,31 @@ def _check_agreement(manifest: Manifest) -> None:
     missing = [output for output in wanted if output not in manifest.golden_limits]
     if missing:
         raise _damaged(f"has no golden.limits for {', '.join(missing)}")
+    for name, part in parts.items():
+        for variant in part.variants:
+            _check_variant(manifest, variant, expected[name], f"parts.{name}.variants.{variant.name}")
     corners = manifest.golden_corners
     if corners is not None:
         unlimited = [output for output in wanted if output not in corners.limits]
         if any(output == "image" or corners.images for output in unlimited):
             raise _damaged(f"has no golden.corners.limits for {', '.join(unlimited)}")
+
+
+def _check_variant(manifest: Manifest, variant: Variant, outputs: list[str], where: str) -> None:
+    """A variant must be as verifiable as the part itself."""
+    corners = manifest.golden_corners
+    missing = [output for output in outputs if output not in variant.limits]
+    if missing:
+        raise _damaged(f"has no limits for {', '.join(missing)} in {where}")
+    if corners is None:
+        if variant.corners:
+            raise _damaged(f"has limits for corners in {where}, but no golden.corners")
+        return
+    unlimited = [o for o in outputs if o not in variant.corners and (o == "image" or corners.images)]
+    if unlimited:
+        raise _damaged(f"has no corners.limits for {', '.join(unlimited)} in {where}")
+    if wrong := corners.misfit(variant.corners):
+        raise _damaged(f"{wrong} in {where}")
 
 
 def _damaged(problem: str) -> BundleError:

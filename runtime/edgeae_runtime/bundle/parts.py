@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
+from edgeae_runtime.bundle.layers import PRECISIONS, Layer, Precision
 from edgeae_runtime.bundle.preprocessing import MAX_NUMBER
+from edgeae_runtime.bundle.variants import DEFAULT, Variant, psnr_of, variants_of
+from edgeae_runtime.errors import InputError
 from edgeae_runtime.files.documents import is_whole
 from edgeae_runtime.files.file_record import FileRecord
 
 if TYPE_CHECKING:
     from edgeae_runtime.files.documents import Document, Entries
 
-Precision = Literal["float32", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Layout = Literal["nchw", "nhwc"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Pixels = Literal["float32", "uint8"]
@@ -72,24 +73,6 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A layer that carries weights, and the precision it was exported in."""
-
-    name: str
-    op: str
-    precision: Precision
-
-    @classmethod
-    def of(cls, entries: Entries) -> Layer:
-        """What a document says of it; its own error where that cannot be."""
-        return cls(entries.take("name", str), entries.take("op", str), entries.choice("precision", PRECISIONS))
-
-    def as_document(self) -> Document:
-        """It as JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class Part:
     """The encoder or the decoder."""
 
@@ -101,6 +84,10 @@ class Part:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     layers: tuple[Layer, ...]
+    variants: tuple[Variant, ...] = ()
+    """Further forms of it, with the same inputs and outputs."""
+    psnr_db: float | None = None
+    """Of the first output against torch, over held-out inputs; None where it was not measured."""
 
     @property
     def input(self) -> TensorSpec:
@@ -111,6 +98,42 @@ class Part:
     def output(self) -> TensorSpec:
         """The graph's first output."""
         return self.outputs[0]
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The names of all its forms, itself first."""
+        return (DEFAULT, *(variant.name for variant in self.variants))
+
+    def variant(self, name: str) -> Variant | None:
+        """The variant of a name; None for the part itself.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        if name not in self.forms:
+            raise InputError(
+                f"Got the form {str(name)[:80]!r}, expected one of those there are: {', '.join(self.forms)}."
+            )
+        return next((variant for variant in self.variants if variant.name == name), None)
+
+    def form(self, name: str) -> Part:
+        """The part in one of its forms: another file, precision and layers, the same inputs and outputs.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        variant = self.variant(name)
+        if variant is None:
+            return self
+        return replace(
+            self,
+            record=variant.record,
+            precision=variant.precision,
+            opset=variant.opset,
+            ir_version=variant.ir_version,
+            layers=variant.layers,
+            psnr_db=variant.psnr_db,
+        )
 
     @classmethod
     def of(cls, entries: Entries) -> Part:
@@ -133,6 +156,8 @@ class Part:
             inputs=inputs,
             outputs=outputs,
             layers=layers,
+            variants=variants_of(entries, MAX_MODEL_BYTES - 1),
+            psnr_db=psnr_of(entries),
         )
 
     def as_document(self) -> Document:
@@ -145,6 +170,8 @@ class Part:
             "inputs": [spec.as_document() for spec in self.inputs],
             "outputs": [spec.as_document() for spec in self.outputs],
             "layers": [layer.as_document() for layer in self.layers],
+            **({"variants": [variant.as_document() for variant in self.variants]} if self.variants else {}),
+            **({} if self.psnr_db is None else {"psnr_db": self.psnr_db}),
         }
 
 

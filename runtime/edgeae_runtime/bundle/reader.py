@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeae_runtime.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from edgeae_runtime.bundle.variants import DEFAULT
 from edgeae_runtime.errors import BundleError, IntegrityError, shown
 from edgeae_runtime.files.file_record import FileRecord
 from edgeae_runtime.files.regular import NotRegularError, regular_file
@@ -52,15 +53,29 @@ class Bundle:
             )
         return raw
 
-    def read_part(self, name: str) -> bytes:
+    def has(self, record: FileRecord) -> bool:
+        """Whether a file is there at all, whatever it is: a copy may leave out the folder of variants."""
+        return os.path.lexists(self.path / record.file)
+
+    def forms(self, name: str) -> list[str]:
+        """The names of a part's forms whose files are there, that of the part itself first."""
+        part = self.manifest.parts[name]
+        return [form for form in part.forms if form == DEFAULT or self.has(part.form(form).record)]
+
+    def read_part(self, name: str, form: str = DEFAULT) -> bytes:
         """The ONNX bytes of `"encoder"` or `"decoder"`: those that were exported, and nothing that reaches outside.
+
+        Args:
+            name: the part.
+            form: the name of one of its variants; by default the part itself.
 
         Raises:
             BundleError, IntegrityError: as `read`, or the graph refers to files or operators that are not in it.
+            InputError: there is no such form.
         """
         from edgeae_runtime.guard.graph_guard import check_graph  # here, because many uses of a manifest load no graph
 
-        record = self.manifest.parts[name].record
+        record = self.manifest.parts[name].form(form).record
         raw = self.read(record)
         if record.sha256 not in _PASSED:
             check_graph(raw, name)

@@ -2,7 +2,7 @@
 
 The manifest's hashes show that a bundle is whole; whoever can change a file can change them as well. A signature shows
 that the holder of a key saw the bundle as it is. It covers every file of the folder, but for the signature itself and
-`tuning.json`, which each machine writes for itself and which holds nothing but thread counts. It does not tell which
+`tuning.json`, which each machine writes for itself and which can only choose among listed forms. It does not tell which
 of its publisher's bundles a bundle is: an older one, signed by the same key, is accepted too.
 """
 
@@ -17,7 +17,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeae_runtime.bundle.thread_counts import TUNING_FILE
+from edgeae_runtime.bundle.tuning import TUNING_FILE
 from edgeae_runtime.errors import InputError, SignatureError, gist, shown
 from edgeae_runtime.files.documents import parse_json
 from edgeae_runtime.files.regular import read_regular

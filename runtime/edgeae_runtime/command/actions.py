@@ -14,14 +14,12 @@ from edgeae_runtime import parity
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bundle.manifest import Manifest
 from edgeae_runtime.bundle.reader import open_bundle
-from edgeae_runtime.bundle.thread_counts import TUNING_FILE
 from edgeae_runtime.command.doctor import examine
 from edgeae_runtime.command.text import here, next_line
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.files.array_files import find_array, is_array_file
 from edgeae_runtime.machine import available_memory, check_threads, usable_cores
 from edgeae_runtime.measure.comparison import compare_files, comparison_lines, read_report
-from edgeae_runtime.measure.tune import tune as tune_bundle
 from edgeae_runtime.parity import Check
 from edgeae_runtime.pictures.images import check_output, fits_images, read_array, read_named_images, write_output
 from edgeae_runtime.replay import TIMEOUT_S
@@ -117,16 +115,6 @@ def doctor() -> tuple[list[str], bool]:
         if not finding.healthy:
             lines.append(f"  {finding.remedy}")
     return lines, all(finding.healthy for finding in findings)
-
-
-def tune(bundle: str, provider: str) -> list[str]:
-    """Measure and keep the best thread counts; what was measured, a line per part."""
-    document = tune_bundle(bundle, provider)
-    lines = []
-    for part, times in document["median_us"].items():
-        told = ", ".join(f"{count} threads {time:.1f} us" for count, time in times.items())
-        lines.append(f"{part:<8} {told}: {document['threads'][part]} from now on")
-    return [*lines, f"Kept in {Path(bundle) / TUNING_FILE}", next_line("bench", here(bundle), provider=provider)]
 
 
 def compare(old: str, new: str) -> list[str]:

@@ -6,17 +6,22 @@ Each is declared here and nowhere else: `edgeae` hands them on.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from edgeae_runtime.bundle.tuning import TUNING_FILE
 from edgeae_runtime.command import actions, text
 from edgeae_runtime.command.completion import SHELLS, completion_script
 from edgeae_runtime.command.exits import CHECK_FAILED, OK, checking, exit_status
 from edgeae_runtime.files.documents import write_json
 from edgeae_runtime.files.writing import STANDARD_OUTPUT
 from edgeae_runtime.measure.bench import bench_bundle
+from edgeae_runtime.measure.tune import OBJECTIVES
+from edgeae_runtime.measure.tune import tune as tune_bundle
 from edgeae_runtime.replay import TIMEOUT_S
 from edgeae_runtime.terminal import say, tell
 from edgeae_runtime.verification import require_parity, verify_document
@@ -92,6 +97,7 @@ def _bench(options: argparse.Namespace) -> int:
         threads=threads,
         provider=options.provider,
         soak_seconds=options.soak,
+        variants=options.variants,
         on_case=lambda what: show([f"… {what}"]),
     )
     show(text.bench_lines(report))
@@ -113,7 +119,18 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    say("\n".join(actions.tune(options.bundle, options.provider)))
+    show = _shower(options.json)
+    report = tune_bundle(
+        options.bundle,
+        options.provider,
+        objective=options.objective,
+        min_psnr_db=options.min_psnr,
+        on_progress=lambda what: show([f"… {what}"]),
+    )
+    show(text.tune_lines(report))
+    show([f"Kept in {Path(options.bundle) / TUNING_FILE}"])
+    write_report(options.json, report)
+    show([text.next_line("bench", text.here(options.bundle), provider=options.provider)])
     return OK
 
 
@@ -152,6 +169,12 @@ def _seconds(typed: str) -> float:
     return seconds
 
 
+def _decibels(typed: str) -> float:
+    if not math.isfinite(figure := float(typed.removesuffix("dB"))):
+        raise argparse.ArgumentTypeError(f"got {typed}, expected a number of dB, such as 40")
+    return figure
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Run an autoencoder bundle, without torch.")
     parser.add_argument("--version", action=_Version, nargs=0, help="the versions of this program and what it runs on")
@@ -164,16 +187,26 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = verb("verify", _verify, "Check the hashes and replay the golden vectors.")
     bench = verb("bench", _bench, "Time the bundle on this machine.")
-    tune = verb("tune", _tune, "Measure which number of threads is fastest here, and keep it beside the bundle.")
+    tune = verb(
+        "tune", _tune, "Measure which form and how many threads are best here, and keep that beside the bundle."
+    )
     for command in (verify, bench, tune):
         command.add_argument("bundle", nargs="?", default="bundle", help="folder of the bundle (default: bundle)")
-    for command in (verify, bench):
+    for command in (verify, bench, tune):
         command.add_argument("--json", metavar="FILE", help="also write the figures to FILE; - is standard output")
     verify.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, metavar="SECONDS", help="until it is given up")
     verify.add_argument("--key", metavar="FILE", help="the publisher's public key: also check the signature")
     bench.add_argument("--part", action="append", choices=actions.BENCH_PARTS, help="may be repeated; default: all")
     bench.add_argument("--batch", default="1,64", help="such as 1,64")
     bench.add_argument("--threads", default="1", help="such as 1,2")
+    bench.add_argument("--variants", action="store_true", help="time every form of each part, in turns")
+    tune.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        default="latency",
+        help="what to choose by: one image's time, images per second at 64, or peak memory (default: latency)",
+    )
+    tune.add_argument("--min-psnr", type=_decibels, metavar="DB", help="leave out forms with less, such as 40")
     bench.add_argument("--soak", type=float, default=0.0, metavar="SECONDS", help="also run so long, to see throttling")
     bench.add_argument("--compare", metavar="OLD", help="an earlier bench --json: what changed, and is it real?")
     conversions = [verb(name, partial(_convert, convert), says) for name, (convert, says) in CONVERSIONS.items()]

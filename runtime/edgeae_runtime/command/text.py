@@ -41,12 +41,14 @@ def bench_lines(report: dict[str, Any]) -> list[str]:
     """The benchmark as plain text."""
     machine = report["machine"]
     lines = [f"{machine['processor']}, {machine['cores']} cores, ONNX Runtime {machine['onnxruntime']}", ""]
-    lines.append(f"{'part':<11}{'batch':>6}{'threads':>9}{'median':>11}{'±':>7}{'p90':>11}{'p99':>11}{'images/s':>11}")
-    for row in report["rows"]:
-        if row["variant"] == AGAIN:
-            continue
+    rows = [row for row in report["rows"] if row["variant"] != AGAIN]
+    width = max((2 + len(row["variant"]) for row in rows if row["variant"] != "bundle"), default=0)
+    head = f"{'part':<11}{'form':<{width}}" if width else f"{'part':<11}"
+    lines.append(head + f"{'batch':>6}{'threads':>9}{'median':>11}{'±':>7}{'p90':>11}{'p99':>11}{'images/s':>11}")
+    for row in rows:
         median, *tail = (f"{row[key] / 1e3:>8.3f} ms" for key in ("median_us", "p90_us", "p99_us"))
-        cells = f"{row['part']:<11}{row['batch']:>6}{row['threads']:>9}{median}{100 * row['noise']:>5.1f} %"
+        form = f"{row['variant']:<{width}}" if width else ""
+        cells = f"{row['part']:<11}{form}{row['batch']:>6}{row['threads']:>9}{median}{100 * row['noise']:>5.1f} %"
         lines.append(cells + "".join(tail) + f"{row['images_per_second']:>11,.0f}")
     lines += [
         f"{start['part']}: first output {start['total_ms']:.0f} ms after process start "
@@ -55,6 +57,31 @@ def bench_lines(report: dict[str, Any]) -> list[str]:
         for start in report["cold_start"]
     ]
     return [*lines, *note_lines(report)]
+
+
+def tune_lines(report: dict[str, Any]) -> list[str]:
+    """What `tune` measured, a line per form and number of threads, and what it chose."""
+    width = max(len(row["form"]) for rows in report["measured"].values() for row in rows)
+    lines = []
+    for part, rows in report["measured"].items():
+        chosen = report["parts"][part]
+        lines.append(
+            f"{part}, {report['unit']}; a form measured twice differs by {100 * report['pair_noise'][part]:.1f} %"
+        )
+        for row in rows:
+            taken = row["form"] == chosen["form"] and row["threads"] == chosen["threads"]
+            quality = "" if row["psnr_db"] is None else f"  {row['psnr_db']:.1f} dB"
+            lines.append(
+                f"{'→' if taken else ' '} {row['form']:<{width}}  {counted(row['threads'], 'thread'):<10}"
+                f"{row['median']:>10.1f} ± {100 * row['noise']:.1f} %{quality}"
+            )
+        lines.append(f"  {chosen['form']}, {counted(chosen['threads'], 'thread')}, from now on")
+    return lines
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def note_lines(report: dict[str, Any]) -> list[str]:

@@ -18,20 +18,27 @@ class FileRecord:
     """A file beside a document, as it was written."""
 
     file: str
-    """Name inside the document's folder, without any path."""
+    """Name inside the document's folder, without any path, or behind the one folder that was asked for."""
     sha256: str
     """64 lower-case hexadecimal digits."""
     bytes: int
     """Size of the file."""
 
     @classmethod
-    def of(cls, entries: Entries, most: int) -> FileRecord:
-        """What a document says of a file of at most so many bytes; its own error where that cannot be."""
+    def of(cls, entries: Entries, most: int, folder: str = "") -> FileRecord:
+        """What a document says of a file of at most so many bytes; its own error where that cannot be.
+
+        Args:
+            entries: the document.
+            most: bytes.
+            folder: the one folder beside the document in which the file lies; by default it lies beside the document.
+        """
+        inside = f"{folder}/" if folder else ""
         record = cls(entries.take("file", str), entries.take("sha256", str), entries.take("bytes", int))
-        if not _FILE_NAME.fullmatch(record.file):
+        if not record.file.startswith(inside) or not _FILE_NAME.fullmatch(record.file.removeprefix(inside)):
             raise entries.error(
                 f"names the file {record.file[:80]!r}, which is no plain file name: expected a plain name inside the "
-                "folder"
+                f"folder{' ' + folder if folder else ''}"
             )
         if not _SHA256.fullmatch(record.sha256):
             raise entries.error(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeae_runtime.arrays import random_input
 from edgeae_runtime.autoencoder import Autoencoder
 from edgeae_runtime.bundle.manifest import Manifest
-from edgeae_runtime.bundle.reader import open_bundle
+from edgeae_runtime.bundle.reader import Bundle, open_bundle
 from edgeae_runtime.errors import InputError
 from edgeae_runtime.machine import describe_machine
 from edgeae_runtime.measure.cold_start import bundle_command, measure
@@ -129,6 +129,7 @@ def bench_bundle(
     threads: Sequence[int] = (1,),
     provider: str = "cpu",
     soak_seconds: float = 0.0,
+    variants: bool = False,
     on_case: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Time a bundle alone: steady latency per case, idle CPU, and the start-up of each part in fresh processes.
@@ -140,6 +141,8 @@ def bench_bundle(
         threads: threads per call.
         provider: where it runs.
         soak_seconds: if above 0, also run the first case for so long without a pause, to see throttling.
+        variants: whether to time every form of each part in turns, each under its name, instead of the one that is
+            loaded by default; round trips are left out then.
         on_case: told what is measured next.
 
     Returns:
@@ -154,16 +157,34 @@ def bench_bundle(
     inputs = bench_inputs(bundle.manifest)
     rows: list[Row] = []
     for count in _positive("thread count", threads):
-        runs = bundle_runs(Autoencoder.from_bundle(bundle, provider, threads=count, spinning=True))
+        runs = (_form_runs if variants else _default_runs)(bundle, provider, count)
         for case in cases(parts, batches, count, runs):
             tell(f"time the {case}")
-            rows += time_case(case, {"bundle": runs[case.part]}, inputs(case))
+            rows += time_case(case, runs[case.part], inputs(case))
     tell("start fresh processes for start-up time and memory")
     starts = [
         {"variant": "bundle", "part": part, **measure(bundle_command(path, part, provider))}
         for part in bundle.manifest.parts
     ]
     return document(rows, starts) | over_time(path, rows[0].case, provider, soak_seconds, tell)
+
+
+def _default_runs(bundle: Bundle, provider: str, threads: int) -> dict[str, dict[str, Run]]:
+    runs = bundle_runs(Autoencoder.from_bundle(bundle, provider, threads=threads, spinning=True))
+    return {part: {"bundle": run} for part, run in runs.items()}
+
+
+def _form_runs(bundle: Bundle, provider: str, threads: int) -> dict[str, dict[str, Run]]:
+    """Per part, the call of each of its forms that are there, the part itself first."""
+    runs: dict[str, dict[str, Run]] = {}
+    for name in bundle.manifest.parts:
+        runs[name] = {}
+        for form in bundle.forms(name):
+            loaded = Autoencoder.from_bundle(
+                bundle, provider, parts=name, threads=threads, spinning=True, variants={name: form}
+            )
+            runs[name][form] = bundle_runs(loaded)[name]
+    return runs
 
 
 def over_time(
@@ -193,7 +214,7 @@ def check_soak(seconds: float) -> None:
         raise InputError(f"Got a soak of {seconds:g} s, expected 0 to {MAX_SOAK_SECONDS} s.")
 
 
-def cases(parts: Sequence[str] | None, batches: Sequence[int], threads: int, runs: Mapping[str, Run]) -> list[Case]:
+def cases(parts: Sequence[str] | None, batches: Sequence[int], threads: int, runs: Mapping[str, object]) -> list[Case]:
     """Every part with every batch; by default all the parts there are.
 
     Raises:

@@ -14,7 +14,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from edgeae_runtime.errors import EdgeAEError
+from edgeae_runtime.measure.timing import median_noise
 
 FIGURES = ("import_ms", "load_ms", "first_call_ms", "total_ms", "peak_memory_mib")
 
@@ -38,6 +41,21 @@ def measure(command: Sequence[str], runs: int = 5) -> dict[str, float]:
     return {name: round(statistics.median(record[name] for record in records), 2) for name in FIGURES}
 
 
+def measure_memory(command: Sequence[str], runs: int = 5) -> tuple[float, float]:
+    """MiB resident at most, the median over fresh processes, and its noise, relative.
+
+    Args:
+        command, runs: as in `measure`.
+
+    Raises:
+        EdgeAEError: as there, or the system does not tell.
+    """
+    peaks = np.array([_one(command)["peak_memory_mib"] for _ in range(runs)])
+    if not np.isfinite(peaks).all():
+        raise EdgeAEError("This system does not tell how much memory a process had. Choose by latency or throughput.")
+    return float(np.median(peaks)), median_noise(peaks)
+
+
 def _one(command: Sequence[str]) -> dict[str, float]:
     start = time.monotonic_ns()
     environment = {**os.environ, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}  # the user's may be any
@@ -51,9 +69,9 @@ def _one(command: Sequence[str]) -> dict[str, float]:
     return record
 
 
-def bundle_command(bundle: str | Path, part: str, provider: str) -> list[str]:
-    """The command that measures a bundle's part."""
-    return process("edgeae_runtime.measure.cold_start", str(bundle), part, provider)
+def bundle_command(bundle: str | Path, part: str, provider: str, form: str = "") -> list[str]:
+    """The command that measures a bundle's part, in one of its forms or as it is loaded by default."""
+    return process("edgeae_runtime.measure.cold_start", str(bundle), part, provider, *([form] if form else []))
 
 
 def process(module: str, *arguments: str) -> list[str]:
@@ -63,15 +81,14 @@ def process(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-c", code, *arguments]
 
 
-def main(start: int, bundle: str, part: str, provider: str) -> None:
+def main(start: int, bundle: str, part: str, provider: str, form: str = "") -> None:
     """Import, load, run once on zeros, and print the figures as JSON."""
     from edgeae_runtime.autoencoder import Autoencoder
 
     imported = time.monotonic_ns()
-    autoencoder = Autoencoder.load(bundle, provider, parts=(part,))
+    variants = {part: form} if form else None
+    autoencoder = Autoencoder.load(bundle, provider, parts=(part,), variants=variants)
     loaded = time.monotonic_ns()
-    import numpy as np
-
     spec = autoencoder.manifest.parts[part].input
     zeros = np.zeros([1, *(n for n in spec.shape if n is not None)], spec.dtype)
     if part == "encoder":
