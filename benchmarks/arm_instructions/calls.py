@@ -16,12 +16,14 @@ ASKED = 0x5AFE  # as in blocks.c
 WARM = 3
 
 
-def mark(number):
+def mark(number: int) -> None:
+    """Make the one system call that the plugin waits for."""
     with contextlib.suppress(OSError):  # no such kind of priority: that is the point
         os.getpriority(ASKED, number)
 
 
-def main():
+def main() -> None:
+    """Call every graph."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4

@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 BOARDS = {"Raspberry Pi 4": "cortex-a72", "Raspberry Pi 5": "cortex-a76"}
 """By the name that people know, the processor as the emulator calls it."""
@@ -76,7 +77,7 @@ def name_of(word: str) -> str:
 
 
 @functools.cache
-def _disassembler():  # type: ignore[no-untyped-def]  # capstone has no types
+def _disassembler() -> Any:  # noqa: ANN401 capstone has no types
     from capstone import CS_ARCH_ARM64, CS_MODE_ARM, Cs  # only this benchmark needs it
 
     return Cs(CS_ARCH_ARM64, CS_MODE_ARM)

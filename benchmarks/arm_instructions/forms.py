@@ -18,7 +18,9 @@ TOLERANCE = 1e-4
 """Relative to the largest output: which plans are exact is the exporter's question, not this table's."""
 
 
-def forms_of(simplified: onnx.ModelProto, part: str, inputs: Float32Array, target: Target) -> dict[str, onnx.ModelProto]:
+def forms_of(
+    simplified: onnx.ModelProto, part: str, inputs: Float32Array, target: Target
+) -> dict[str, onnx.ModelProto]:
     """The graphs by name; int8 with plain ranges, as ranges do not decide which instructions run.
 
     Args:

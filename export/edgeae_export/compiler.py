@@ -102,7 +102,7 @@ def compile_int8(
     candidates = exact_candidates(model, INT8_PLANS, inputs, tolerance, corners)
     sites = {name: find_sites(each.graph) for name, each in candidates.items()}
     quick = {
-        name: _quickly_quantized(each.graph, sites[name], inputs, target)
+        name: quickly_quantized(each.graph, sites[name], inputs, target)
         for name, each in candidates.items()
         if sites[name].layers
     }
@@ -148,7 +148,7 @@ def _quantized(compiled: Compiled, target: Target) -> Compiled:
     return replace(compiled, model=model, fitted=replace(fitted, sites=sites, ranges=ranges))
 
 
-def _quickly_quantized(graph: onnx.ModelProto, sites: Sites, inputs: Float32Array, target: Target) -> onnx.ModelProto:
+def quickly_quantized(graph: onnx.ModelProto, sites: Sites, inputs: Float32Array, target: Target) -> onnx.ModelProto:
     """Good enough to be timed: the ranges are not what decides the speed."""
     histograms = calibrate(graph, sites.tensors, inputs[:_QUICK_INPUTS])
     return settled(graph, sites, starting_ranges(graph, sites, histograms, 100.0), target)[2]
