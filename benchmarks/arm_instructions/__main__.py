@@ -33,7 +33,7 @@ from benchmarks.zoo.weights import ZOO, load
 from edgeae.data.images import prepare
 from edgeae.export import export_checkpoint
 
-ZOO_MODELS = ("disentangling-vae, MNIST", "taef2")
+ZOO_MODELS = ("disentangling-vae, MNIST", "MLPerf Tiny ToyCar")
 DEFAULT = "the default model"
 IMAGE_SIZE = 32
 INPUTS = 256

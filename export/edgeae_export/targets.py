@@ -8,7 +8,7 @@ general matrix product, which takes any zero point, is faster than they are.
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from edgeae_runtime.errors import InputError
@@ -28,22 +28,31 @@ class Target:
     """One symmetric scale per output channel of a weight; else one scale and zero point for the whole weight."""
     weight_bits: int = 8
     """7 where products of 8 bits would saturate."""
+    float_plan: str = ""
+    """The plan of float32 parts where nothing can be timed; the first of `FLOAT_PLANS` by default."""
     here: bool = False
     """Whether it is this machine: then candidates are timed, not only estimated."""
 
     def as_document(self) -> dict[str, Any]:
         """The target as JSON."""
-        return {"name": self.name, "per_channel": self.per_channel, "weight_bits": self.weight_bits, "timed": self.here}
+        return {
+            "name": self.name,
+            "per_channel": self.per_channel,
+            "weight_bits": self.weight_bits,
+            "timed": self.here,
+        }
 
 
 PRESETS = {
     "x86-avx2": Target("x86-avx2", weight_bits=7),
     "x86-vnni": Target("x86-vnni"),
     "x86-amx": Target("x86-amx", per_channel=False),
-    "arm64": Target("arm64"),
+    "arm64": Target("arm64", float_plan="folded"),
 }
-NICKNAMES = {"raspberry-pi-4": "arm64", "raspberry-pi-5": "arm64", "laptop": "x86-vnni"}
-TargetName = Literal["host", "x86-avx2", "x86-vnni", "x86-amx", "arm64", "raspberry-pi-4", "raspberry-pi-5", "laptop"]
+NICKNAMES = {"raspberry-pi-4": "arm64", "raspberry-pi-5": "arm64", "apple-silicon": "arm64", "laptop": "x86-vnni"}
+TargetName = Literal[
+    "host", "x86-avx2", "x86-vnni", "x86-amx", "arm64", "raspberry-pi-4", "raspberry-pi-5", "apple-silicon", "laptop"
+]
 TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 
 
@@ -55,7 +64,7 @@ def choose_target(name: str) -> Target:
     """
     if name == "host":
         preset = PRESETS[_preset_of_this_machine()]
-        return Target(preset.name, preset.per_channel, preset.weight_bits, here=True)
+        return replace(preset, here=True)
     name = NICKNAMES.get(name, name)
     if name not in PRESETS:
         raise InputError(f"Got target {name!r}, expected one of {', '.join(TARGETS)}.")
