@@ -10,14 +10,13 @@ from edgeae_runtime.bundle.layers import Precision
 from edgeae_runtime.errors import InputError
 
 from edgeae_export.arrays import Float32Array
-from edgeae_export.graph.running import takes_pixels
 from edgeae_export.int8.as_executed import settled
 from edgeae_export.int8.calibration import calibrate
 from edgeae_export.int8.fitting import Fitted, fit, fit_plainly
 from edgeae_export.int8.placement import Sites, find_sites
 from edgeae_export.int8.ranges import starting_ranges
 from edgeae_export.rewrites.candidates import Candidate, choose, exact_candidates
-from edgeae_export.rewrites.plans import FLOAT_PLANS, INT8_PLANS, PIXEL_PLANS
+from edgeae_export.rewrites.plans import FLOAT_PLANS, int8_plans
 from edgeae_export.rewrites.steps import Decision
 from edgeae_export.targets import Target
 
@@ -76,7 +75,8 @@ def compile_float32(
         target: the machine; candidates are timed if it is this one.
         corners: further inputs to check equality on; see `exact_candidates`.
     """
-    candidates = exact_candidates(model, FLOAT_PLANS, inputs, tolerance, corners)
+    plans = sorted(FLOAT_PLANS, key=lambda plan: plan.name != target.float_plan)  # the target's own first
+    candidates = exact_candidates(model, plans, inputs, tolerance, corners)
     name, times = choose({name: each.graph for name, each in candidates.items()}, inputs, target)
     return Compiled(candidates[name].graph, name, candidates[name].decisions, times_us=times)
 
@@ -100,10 +100,10 @@ def compile_int8(
     Raises:
         NothingInInt8Error: nothing in the graph runs in int8.
     """
-    candidates = exact_candidates(model, PIXEL_PLANS if takes_pixels(model) else INT8_PLANS, inputs, tolerance, corners)
+    candidates = exact_candidates(model, int8_plans(model), inputs, tolerance, corners)
     sites = {name: find_sites(each.graph) for name, each in candidates.items()}
     quick = {
-        name: _quickly_quantized(each.graph, sites[name], inputs, target)
+        name: quickly_quantized(each.graph, sites[name], inputs, target)
         for name, each in candidates.items()
         if sites[name].layers
     }
@@ -167,7 +167,7 @@ def _quantized(compiled: Compiled, target: Target) -> Compiled:
     return replace(compiled, model=model, fitted=replace(fitted, sites=sites, ranges=ranges))
 
 
-def _quickly_quantized(graph: onnx.ModelProto, sites: Sites, inputs: Float32Array, target: Target) -> onnx.ModelProto:
+def quickly_quantized(graph: onnx.ModelProto, sites: Sites, inputs: Float32Array, target: Target) -> onnx.ModelProto:
     """Good enough to be timed: the ranges are not what decides the speed."""
     histograms = calibrate(graph, sites.tensors, inputs[:_QUICK_INPUTS])
     return settled(graph, sites, starting_ranges(graph, sites, histograms, 100.0), target)[2]

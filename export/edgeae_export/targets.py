@@ -35,22 +35,31 @@ class Target:
     """7 where products of 8 bits would saturate."""
     per_channel_up_to: int = 0
     """Weights of so few numbers per output have a scale per channel all the same."""
+    float_plan: str = ""
+    """The plan of float32 parts where nothing can be timed; the first of `FLOAT_PLANS` by default."""
     here: bool = False
     """Whether it is this machine: then candidates are timed, not only estimated."""
 
     def as_document(self) -> dict[str, Any]:
         """The target as JSON."""
-        return {"name": self.name, "per_channel": self.per_channel, "weight_bits": self.weight_bits, "timed": self.here}
+        return {
+            "name": self.name,
+            "per_channel": self.per_channel,
+            "weight_bits": self.weight_bits,
+            "timed": self.here,
+        }
 
 
 PRESETS = {
     "x86-avx2": Target("x86-avx2", weight_bits=7),
     "x86-vnni": Target("x86-vnni"),
     "x86-amx": Target("x86-amx", per_channel=False, per_channel_up_to=FEW_PRODUCTS),
-    "arm64": Target("arm64"),
+    "arm64": Target("arm64", float_plan="folded"),
 }
-NICKNAMES = {"raspberry-pi-4": "arm64", "raspberry-pi-5": "arm64", "laptop": "x86-vnni"}
-TargetName = Literal["host", "x86-avx2", "x86-vnni", "x86-amx", "arm64", "raspberry-pi-4", "raspberry-pi-5", "laptop"]
+NICKNAMES = {"raspberry-pi-4": "arm64", "raspberry-pi-5": "arm64", "apple-silicon": "arm64", "laptop": "x86-vnni"}
+TargetName = Literal[
+    "host", "x86-avx2", "x86-vnni", "x86-amx", "arm64", "raspberry-pi-4", "raspberry-pi-5", "apple-silicon", "laptop"
+]
 TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 
 

@@ -28,7 +28,7 @@ from edgeae_export.parity import Int8Limits, check_parity, golden_limits
 from edgeae_export.reference import PartSource, Reference
 from edgeae_export.report import PartReport
 from edgeae_export.rewrites.candidates import exact_candidates
-from edgeae_export.rewrites.plans import FLOAT_PLANS, INT8_PLANS
+from edgeae_export.rewrites.plans import FLOAT_PLANS, int8_plans
 from edgeae_export.targets import Target
 
 MAX_PSNR_DB = 200.0
@@ -137,7 +137,7 @@ def _proposals(name: str, request: Request, notices: list[str]) -> Iterator[Comp
         inputs = request.calibration
         if name == "decoder":
             inputs = in_large_batches(runner(request.float32["encoder"].simplified), inputs)
-        candidates = exact_candidates(simplified, INT8_PLANS, inputs, source.allowed, source.corners)
+        candidates = exact_candidates(simplified, int8_plans(simplified), inputs, source.allowed, source.corners)
         for plan, each in candidates.items():
             if plan != best.plan:
                 try:

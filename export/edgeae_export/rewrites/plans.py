@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from edgeae_export.graph.layer import Layer
+from edgeae_export.graph.running import takes_pixels
 from edgeae_export.graph.values import attribute, layers_after, only_reader
 from edgeae_export.rewrites.affine_folding import fold_affine
 from edgeae_export.rewrites.batchnorm import fold_batchnorm
@@ -105,6 +106,11 @@ PIXEL_PLANS = (
 )
 """For a graph of 8-bit pixels, whose first layer can run in int8 from the bytes themselves, in one of several forms, or
 in float: the fastest differs with the picture's size and channels. What cannot be folded is padded."""
+
+
+def int8_plans(model: onnx.ModelProto) -> tuple[Plan, ...]:
+    """The plans that are for a graph in int8, by what its input is."""
+    return PIXEL_PLANS if takes_pixels(model) else INT8_PLANS
 
 
 def fold(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Decision]]:
