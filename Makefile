@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 FLAVOUR ?= cpu
 GPU ?= cuda
 
-.PHONY: demo test test-fast test-proofs test-models test-arm64 test-runtime test-gpu kill-loops fuzz bench-guard docs lint types format clean
+.PHONY: demo test test-fast test-proofs test-models test-arm64 test-runtime test-gpu arm-instructions kill-loops fuzz bench-guard docs lint types format clean
 
 demo: $(STAMP)  ## train, export, verify, time and draw
 	$(BIN)/edgeae demo
@@ -38,6 +38,12 @@ test-runtime: .venv-$(FLAVOUR)/.installed  ## the runtime's own tests with numpy
 
 test-gpu: .venv-$(GPU)/.installed  ## bundles on a GPU, GPU=cuda or directml; skipped, with the reason, where there is none
 	EDGEAE_GPU=$(GPU) .venv-$(GPU)/$(PROGRAMS)/python -m pytest -m gpu tests/gpu
+
+arm-instructions: $(STAMP)  ## instructions of every form on an emulated Raspberry Pi 4 and 5, counted; builds an emulator first
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt capstone
+	bash benchmarks/arm_instructions/prepare.sh .arm64
+	PYTHON=$(BIN)/python bash tests/arm64/prepare.sh .arm64
+	$(BIN)/python -m benchmarks.arm_instructions .arm64
 
 kill-loops: $(STAMP)  ## train, export, pictures and tune, killed at 200 random moments each
 	$(BIN)/python tests/kill_loops.py --moments 200 --seed 0

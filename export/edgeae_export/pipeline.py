@@ -34,6 +34,7 @@ from edgeae_export.graph.pixels import HALF_STEP, emit_uint8, rounded_to_pixels,
 from edgeae_export.graph.running import check_guarded, runner
 from edgeae_export.graph.simplify import simplify
 from edgeae_export.graph.trace import trace
+from edgeae_export.int8.signed_bytes import in_signed_bytes
 from edgeae_export.int8_parts import Mode, Quantized, Request
 from edgeae_export.int8_parts import quantize_parts as compile_in_int8
 from edgeae_export.modules.adapter import adapt, known_shape
@@ -173,6 +174,7 @@ def export(
     rounding = HALF_STEP if pixels == "uint8" else 0.0
 
     def finished(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
+        model = in_signed_bytes(model) if machine.signed else model
         if name == "encoder":
             return take_channels_last(model) if layout == "nhwc" else model
         return emit_uint8(model) if pixels == "uint8" else model

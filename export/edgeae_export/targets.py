@@ -35,6 +35,8 @@ class Target:
     """7 where products of 8 bits would saturate."""
     per_channel_up_to: int = 0
     """Weights of so few numbers per output have a scale per channel all the same."""
+    signed: bool = False
+    """Whether activations are int8 instead of uint8; see `int8.signed_bytes`."""
     float_plan: str = ""
     """The plan of float32 parts where nothing can be timed; the first of `FLOAT_PLANS` by default."""
     here: bool = False
@@ -54,7 +56,7 @@ PRESETS = {
     "x86-avx2": Target("x86-avx2", weight_bits=7),
     "x86-vnni": Target("x86-vnni"),
     "x86-amx": Target("x86-amx", per_channel=False, per_channel_up_to=FEW_PRODUCTS),
-    "arm64": Target("arm64", float_plan="folded"),
+    "arm64": Target("arm64", signed=True, float_plan="folded"),
 }
 NICKNAMES = {"raspberry-pi-4": "arm64", "raspberry-pi-5": "arm64", "apple-silicon": "arm64", "laptop": "x86-vnni"}
 TargetName = Literal[

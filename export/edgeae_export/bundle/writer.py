@@ -37,6 +37,7 @@ from edgeae_export.graph.running import (
     takes_pixels,
 )
 from edgeae_export.int8.fitting import Fitted
+from edgeae_export.int8.signed_bytes import in_unsigned_bytes
 from edgeae_export.modules.images import GOLDEN_IMAGES
 from edgeae_export.parity import COMMON_LIMITS, Int8Limits, golden_limits
 from edgeae_export.reference import Reference
@@ -235,7 +236,8 @@ def _opset(graph: ModelProto) -> int:
 
 
 def _layers(graph: ModelProto) -> tuple[Layer, ...]:
-    return tuple(Layer(layer.name, layer.op, layer.precision) for layer in executed_layers(graph))
+    executed = executed_layers(in_unsigned_bytes(graph))
+    return tuple(Layer(layer.name, layer.op, layer.precision) for layer in executed)
 
 
 def _quantization(contents: BundleContents) -> dict[str, Any] | None:
@@ -244,7 +246,9 @@ def _quantization(contents: BundleContents) -> dict[str, Any] | None:
         return None
     return {
         "format": "QDQ",
-        "activations": "uint8, per tensor",
+        "activations": "int8, per tensor, but of encoders of uint8 pixels"
+        if contents.target.signed
+        else "uint8, per tensor",
         "weights": "int8, symmetric per channel" if contents.target.per_channel else "int8, asymmetric per tensor",
         "calibration_images": contents.calibration_images,
         "limits": asdict(contents.limits),
