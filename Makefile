@@ -40,7 +40,6 @@ test-gpu: .venv-$(GPU)/.installed  ## bundles on a GPU, GPU=cuda or directml; sk
 	EDGEAE_GPU=$(GPU) .venv-$(GPU)/$(PROGRAMS)/python -m pytest -m gpu tests/gpu
 
 arm-instructions: $(STAMP)  ## instructions of every form on an emulated Raspberry Pi 4 and 5, counted; builds an emulator first
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt capstone
 	bash benchmarks/arm_instructions/prepare.sh .arm64
 	PYTHON=$(BIN)/python bash tests/arm64/prepare.sh .arm64
 	$(BIN)/python -m benchmarks.arm_instructions .arm64
