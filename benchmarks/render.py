@@ -211,7 +211,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], list[str]]]] = {
     "other_decoders": ("other_decoders", others_table),
     "other_models": ("other_models", own_models_table),
     "zoo": ("zoo", zoo_table),
-    "arm-instructions": ("arm_instructions", arm_table),
+    "arm_instructions": ("arm_instructions", arm_table),
 }
 """Per place on a page, the result it is made of and how."""
 PLACE = re.compile(r"(<!-- table (\w+) -->\n).*?(\n?<!-- end -->)", re.DOTALL)
