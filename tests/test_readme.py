@@ -48,7 +48,7 @@ def check(folder):
 def copy(tmp_path):
     """What the check reads, in a folder of its own."""
     (tmp_path / "benchmarks").mkdir()
-    for part in ("__init__.py", "render.py", "results.py", "results", "zoo"):
+    for part in ("__init__.py", "render.py", "results.py", "results", "zoo", "arm_instructions"):
         (tmp_path / "benchmarks" / part).symlink_to(ROOT / "benchmarks" / part)
     (tmp_path / "docs").mkdir()
     for page in RENDERED:

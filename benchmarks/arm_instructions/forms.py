@@ -7,6 +7,7 @@ import onnx
 from edgeae_export.arrays import Float32Array
 from edgeae_export.compiler import quickly_quantized
 from edgeae_export.int8.placement import find_sites
+from edgeae_export.int8.signed_bytes import in_signed_bytes
 from edgeae_export.rewrites.candidates import exact_candidates
 from edgeae_export.rewrites.plans import FLOAT_PLANS, INT8_PLANS
 from edgeae_export.targets import Target
@@ -35,5 +36,7 @@ def forms_of(
         found[f"float32, {name}"] = candidate.graph
     for name, candidate in exact_candidates(simplified, INT8_PLANS, inputs, tolerance).items():
         if (sites := find_sites(candidate.graph)).layers:
-            found[f"int8, {name}"] = quickly_quantized(candidate.graph, sites, inputs, target)
+            unsigned = quickly_quantized(candidate.graph, sites, inputs, target)
+            found[f"int8, {name}, unsigned activations"] = unsigned
+            found[f"int8, {name}"] = in_signed_bytes(unsigned)
     return found
