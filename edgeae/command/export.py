@@ -38,7 +38,7 @@ def export(
         str,
         typer.Option(
             help="host (this machine, timed), x86-avx2, x86-vnni, x86-amx, arm64, raspberry-pi-4, "
-            "raspberry-pi-5 or laptop."
+            "raspberry-pi-5, apple-silicon, browser or laptop."
         ),
     ] = "host",
     quantize_part: Annotated[

@@ -57,10 +57,20 @@ PRESETS = {
     "x86-vnni": Target("x86-vnni"),
     "x86-amx": Target("x86-amx", per_channel=False, per_channel_up_to=FEW_PRODUCTS),
     "arm64": Target("arm64", signed=True, float_plan="folded"),
+    "browser": Target("browser", float_plan="folded"),
 }
 NICKNAMES = {"raspberry-pi-4": "arm64", "raspberry-pi-5": "arm64", "apple-silicon": "arm64", "laptop": "x86-vnni"}
 TargetName = Literal[
-    "host", "x86-avx2", "x86-vnni", "x86-amx", "arm64", "raspberry-pi-4", "raspberry-pi-5", "apple-silicon", "laptop"
+    "host",
+    "x86-avx2",
+    "x86-vnni",
+    "x86-amx",
+    "arm64",
+    "raspberry-pi-4",
+    "raspberry-pi-5",
+    "apple-silicon",
+    "laptop",
+    "browser",
 ]
 TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 
