@@ -25,6 +25,12 @@ SAME_DB = 0.5
 ROOT = Path(__file__).parent.parent.parent
 PYTHON = Path(__file__).parent / "python.sh"
 THE_SAME_ANYWHERE = ("test_exits.py", "test_documents.py", "test_files.py")
+KINDS = {
+    "none": ("none", "raspberry-pi-4"),
+    "int8": ("int8", "raspberry-pi-4"),
+    "signed": ("int8", "raspberry-pi-5"),
+}
+"""Bundles with their further forms: of float32, of int8, and of int8 with signed activations."""
 BOARDS = {"raspberry-pi-4": "cortex-a72", "raspberry-pi-5": "cortex-a76"}
 
 
@@ -46,8 +52,8 @@ def smooth_images():
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory, smooth_images):
     folder = tmp_path_factory.mktemp("arm64")
-    for kind in ("none", "int8"):
-        export(SmallModel(), folder / kind, quantize=kind, calibration=smooth_images, target="raspberry-pi-4")
+    for kind, (quantize, target) in KINDS.items():
+        export(SmallModel(), folder / kind, quantize=quantize, calibration=smooth_images, target=target)
     return folder
 
 
@@ -57,7 +63,7 @@ def emulate(user_land, cpu, *arguments):
 
 
 @pytest.mark.parametrize("board", BOARDS)
-@pytest.mark.parametrize("kind", ["none", "int8"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_golden_vectors_hold(user_land, bundles, board, kind):
     done = emulate(user_land, BOARDS[board], "-m", "edgeae_runtime", "verify", bundles / kind)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -84,7 +90,7 @@ def test_the_runtimes_own_tests_pass_there(user_land, tmp_path):
     for name in THE_SAME_ANYWHERE:
         (tests / name).unlink()
     # The emulator looks up every path in the user land first, and finds an empty /tmp there: pytest must not list it.
-    quick = ("-k", "not mutated and not fuzz")
+    quick = ("-k", "not mutated and not fuzz and not tune", "-m", "not slow")
     arguments = ("-m", "pytest", "-q", "-p", "no:cacheprovider", *quick, "--rootdir", tests, tests)
     running = {}
     for board, cpu in BOARDS.items():

@@ -24,7 +24,7 @@ def dtypes(model):
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory, images):
     folder = tmp_path_factory.mktemp("signed")
-    for target in ("x86-vnni", "raspberry-pi-4"):
+    for target in ("x86-vnni", "raspberry-pi-5"):
         export(SmallModel(), folder / target, quantize="int8", calibration=images, target=target, variants=False)
     return folder
 
@@ -35,7 +35,7 @@ def graph_of(bundle, part):
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_boards_get_signed_bytes_that_give_the_same(bundles, part):
-    unsigned, signed = (graph_of(bundles / target, part) for target in ("x86-vnni", "raspberry-pi-4"))
+    unsigned, signed = (graph_of(bundles / target, part) for target in ("x86-vnni", "raspberry-pi-5"))
     assert dtypes(unsigned) == {np.dtype(np.uint8)}
     assert dtypes(signed) == {np.dtype(np.int8)}
     shape = [axis.dim_value or 7 for axis in unsigned.graph.input[0].type.tensor_type.shape.dim]
@@ -47,12 +47,12 @@ def test_boards_get_signed_bytes_that_give_the_same(bundles, part):
 
 
 def test_what_runs_in_int8_is_told_as_of_the_unsigned_form(bundles):
-    parts = [open_bundle(bundles / target).manifest.parts for target in ("x86-vnni", "raspberry-pi-4")]
+    parts = [open_bundle(bundles / target).manifest.parts for target in ("x86-vnni", "raspberry-pi-5")]
     for part in ("encoder", "decoder"):
         told = [{layer.name: layer.precision for layer in each[part].layers} for each in parts]
         assert told[0] == told[1]
         assert "int8" in told[1].values()
-    assert all(check.passed for check in verify(bundles / "raspberry-pi-4"))
+    assert all(check.passed for check in verify(bundles / "raspberry-pi-5"))
 
 
 def test_there_and_back_is_the_same(bundles):
