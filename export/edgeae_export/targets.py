@@ -94,9 +94,10 @@ def choose_target(name: str) -> Target:
 
 
 def _preset_of_this_machine() -> str:
-    if platform.machine().lower() in ("aarch64", "arm64"):
-        return "arm64"
     flags = {flag.lower() for flag in instruction_sets()}
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        without_dot_products = "asimd" in flags and "asimddp" not in flags  # macOS tells no flags, and has them
+        return "raspberry-pi-4" if without_dot_products else "arm64"
     if "amx_int8" in flags:
         return "x86-amx"
     return "x86-vnni" if {"avx512_vnni", "avx_vnni"} & flags else "x86-avx2"

@@ -151,6 +151,10 @@ def test_the_host_is_known_by_its_instruction_sets(monkeypatch, flags, expected)
     assert choose_target("host").name == expected
     monkeypatch.setattr(targets.platform, "machine", lambda: "aarch64")
     assert choose_target("host").name == "arm64"
+    monkeypatch.setattr(targets, "instruction_sets", lambda: ["asimd", "asimddp"])
+    assert choose_target("host").name == "arm64"
+    monkeypatch.setattr(targets, "instruction_sets", lambda: ["asimd"])  # without a dot product, as a Cortex-A72
+    assert choose_target("host").name == "raspberry-pi-4"
 
 
 @pytest.fixture(scope="module")
