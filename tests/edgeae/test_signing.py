@@ -61,6 +61,7 @@ def test_a_signed_bundle_is_accepted_with_the_publishers_key(signed, keys, capsy
     assert main(["verify", str(signed)]) == 0, "a signature is no foreign file"
 
 
+@pytest.mark.slow
 def test_what_each_machine_writes_for_itself_breaks_nothing(signed, keys):
     assert main(["tune", str(signed)]) == 0
     assert main(["verify", str(signed), "--key", str(keys[1])]) == 0

@@ -73,6 +73,7 @@ def test_one_half_alone_may_be_int8(model, images, tmp_path):
     assert {name: part.precision for name, part in parts.items()} == {"encoder": "float32", "decoder": "int8"}
 
 
+@pytest.mark.slow
 def test_max_drop_is_held_by_the_bundle(model, images, tmp_path):
     whole = export(model, tmp_path / "whole", quantize="int8", calibration=images, target="x86-vnni")
     limit = whole.manifest.document["quality"]["decoder_psnr_db"] + 3
@@ -183,6 +184,7 @@ def test_what_ran_in_int8_and_what_was_rewritten_stands_in_the_manifest(model, i
     assert document["quantization"]["parts"]["decoder"]["ranges"]
 
 
+@pytest.mark.slow
 def test_the_same_export_gives_the_same_bytes(model, images, tmp_path):
     for name in ("a", "b"):
         export(model, tmp_path / name, quantize="int8", calibration=images, target="x86-vnni")

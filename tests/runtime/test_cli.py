@@ -184,6 +184,7 @@ def test_doctor_fails_with_a_remedy(capsys, monkeypatch):
     assert "pip install --upgrade numpy" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tune_keeps_what_it_measured(broken, capsys):
     assert main(["tune", str(broken)]) == 0
     assert "from now on" in capsys.readouterr().out
