@@ -24,7 +24,7 @@ SAME_DB = 0.5
 """Int8 kernels of two processors round float scales differently, here and there by one step."""
 ROOT = Path(__file__).parent.parent.parent
 PYTHON = Path(__file__).parent / "python.sh"
-THE_SAME_ANYWHERE = ("test_exits.py", "test_documents.py", "test_files.py")
+THE_SAME_ANYWHERE = ("test_exits.py", "test_documents.py", "test_files.py", "test_variants.py")
 KINDS = {
     "none": ("none", "raspberry-pi-4"),
     "int8": ("int8", "raspberry-pi-4"),
