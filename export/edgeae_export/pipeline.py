@@ -170,7 +170,6 @@ def export(
         quantized = compile_in_int8(sources, parts, reference, images.calibration, request, tell)
         parts = {name: replace(part, compiled=quantized.parts[name]) for name, part in parts.items()}
     before = {name: part.compiled for name, part in parts.items()}
-    before_pixels = {name: part.model for name, part in parts.items()}
     rounding = HALF_STEP if pixels == "uint8" else 0.0
 
     def finished(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -190,7 +189,8 @@ def export(
     checks, quality = _checked(reference, graphs, precision, rounding, limits)
     runs, kinds = output_runs(graphs, precision)
     peaks = output_peaks(reference, value_range.bounded)
-    checks += [*corner_checks(corners, runs, kinds, rounding, peaks), finite_on_corners(corners, before_pixels)]
+    unrounded = {name: compiled.model for name, compiled in before.items()}
+    checks += [*corner_checks(corners, runs, kinds, rounding, peaks), finite_on_corners(corners, unrounded)]
     require(checks, _advice(precision))
 
     forms = NO_FORMS

@@ -251,12 +251,8 @@ def test_what_is_not_a_variant_among_variants_is_left_alone(target):
     assert content_of(target) == FORMS_NEW
 
 
-@pytest.mark.parametrize("step", range(6))
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-def test_variants_in_the_working_folder_come_back_after_any_exception(target, monkeypatch, error, step):
-    shutil.rmtree(target)
-    fill(target, FORMS_OLD)
-    monkeypatch.chdir(target)
+def fail_at(monkeypatch, step, error):
+    """Let the call of `Path.replace` after `step` others raise."""
     calls, replace = [], Path.replace
 
     def replaced(path, to):
@@ -266,6 +262,15 @@ def test_variants_in_the_working_folder_come_back_after_any_exception(target, mo
         return replace(path, to)
 
     monkeypatch.setattr(Path, "replace", replaced)
+
+
+@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_variants_in_the_working_folder_come_back_after_any_exception(target, monkeypatch, error, step):
+    shutil.rmtree(target)
+    fill(target, FORMS_OLD)
+    monkeypatch.chdir(target)
+    fail_at(monkeypatch, step, error)
     with pytest.raises(type(error)):
         swap.replace_folder(Path(), FORMS_NEW)
     assert content_of(target) == FORMS_OLD
@@ -308,15 +313,7 @@ def test_the_working_folder_stays(target, monkeypatch):
 def test_the_working_folder_is_old_or_new_after_any_exception(target, monkeypatch, error, step):
     monkeypatch.chdir(target)
     (target / "tuning.json").write_text("{}")
-    calls, replace = [], Path.replace
-
-    def replaced(path, to):
-        calls.append(path)
-        if len(calls) == step + 1:
-            raise error
-        return replace(path, to)
-
-    monkeypatch.setattr(Path, "replace", replaced)
+    fail_at(monkeypatch, step, error)
     if step < 5:
         with pytest.raises(type(error)):
             swap.replace_folder(Path(), NEW)

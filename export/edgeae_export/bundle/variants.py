@@ -22,7 +22,7 @@ from edgeae_runtime.parity import Check, psnr
 from edgeae_export.arrays import Float32Array, in_large_batches
 from edgeae_export.compiler import Compiled, NothingInInt8Error, compile_plainly
 from edgeae_export.corners import Corners, corner_checks, finite_on_corners, golden_corners, output_peaks, output_runs
-from edgeae_export.graph.running import check_guarded, runner
+from edgeae_export.graph.running import check_guarded, content_of, runner
 from edgeae_export.int8_parts import references
 from edgeae_export.parity import Int8Limits, check_parity, golden_limits
 from edgeae_export.reference import PartSource, Reference
@@ -115,11 +115,11 @@ def make_variants(request: Request, on_progress: Callable[[str], None]) -> Forms
         on_progress(f"make and check the variants of the {name}")
         shipped = request.parts[name]
         forms.psnr_db[name] = _psnr(name, request.finished(name, shipped.model), some)
-        seen = {_content(shipped.model)}
+        seen = {content_of(shipped.model)}
         for compiled in _proposals(name, request, forms.notices):
-            if _content(compiled.model) in seen or len(forms.variants[name]) == MAX_VARIANTS:
+            if content_of(compiled.model) in seen or len(forms.variants[name]) == MAX_VARIANTS:
                 continue
-            seen.add(_content(compiled.model))
+            seen.add(content_of(compiled.model))
             form, why = _checked(name, compiled, request, some)
             if form is None:
                 forms.notices.append(f"The variant {_name(compiled)} of the {name} is left out: {why}.")
@@ -216,7 +216,3 @@ def _psnr(name: str, model: onnx.ModelProto, some: Reference) -> float:
 def _name(compiled: Compiled) -> str:
     """As `int8-sub-pixel-by-rows`."""
     return f"{compiled.precision}-{re.sub('[^a-z0-9]+', '-', compiled.plan.lower()).strip('-')}"[:48]
-
-
-def _content(model: onnx.ModelProto) -> bytes:
-    return bytes(model.SerializeToString(deterministic=True))

@@ -45,6 +45,11 @@ def input_name(model: onnx.ModelProto) -> str:
     return str(model.graph.input[0].name)
 
 
+def content_of(model: onnx.ModelProto) -> bytes:
+    """The bytes of a graph, the same for equal graphs."""
+    return bytes(model.SerializeToString(deterministic=True))
+
+
 def takes_pixels(model: onnx.ModelProto) -> bool:
     """Whether a graph's input is uint8."""
     return bool(model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8)

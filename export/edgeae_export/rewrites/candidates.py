@@ -12,7 +12,7 @@ from edgeae_runtime.measure.timing import THREAD_CLOCK, interleave
 
 from edgeae_export.arrays import Float32Array
 from edgeae_export.graph.probe import Probe
-from edgeae_export.graph.running import as_input, runner
+from edgeae_export.graph.running import as_input, content_of, runner
 from edgeae_export.rewrites.plans import AS_IT_IS, FOLDING, Plan
 from edgeae_export.rewrites.steps import Decision, Step, apply
 from edgeae_export.targets import Target
@@ -123,13 +123,13 @@ def _apply_checked(plan: Plan, model: onnx.ModelProto, probe: Probe, seen: set[b
         None where the graph was seen before.
     """
     graph, decisions, why = _attempt(model, plan.steps)
-    if not why and _content(graph) in seen:
+    if not why and content_of(graph) in seen:
         return None
     exact = not why and not probe.difference(graph)
     done = _Checked(plan, graph, decisions, []) if exact else _one_by_one(plan, model, probe)
-    if _content(done.graph) in seen:
+    if content_of(done.graph) in seen:
         return None
-    seen.add(_content(done.graph))
+    seen.add(content_of(done.graph))
     return done
 
 
@@ -142,10 +142,6 @@ def _one_by_one(plan: Plan, model: onnx.ModelProto, probe: Probe) -> _Checked:
         else:
             kept, graph, decisions = [*kept, step], after, decisions + made
     return _Checked(replace(plan, steps=tuple(kept)), graph, decisions, dropped)
-
-
-def _content(model: onnx.ModelProto) -> bytes:
-    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _attempt(model: onnx.ModelProto, steps: Iterable[Step]) -> tuple[onnx.ModelProto, list[Decision], str]:
